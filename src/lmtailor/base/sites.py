@@ -1,0 +1,231 @@
+"""Sites: the places in a model where an adaptation may act, under the same names for every architecture.
+
+    embed                 the word embeddings' output, before positions       kind "embedding"
+    block.N               the residual stream after block N                   kind "block"
+    block.N.attn  .ffn    a sublayer's output before the residual add         kind "sublayer"
+    block.N.cross         likewise, the decoder's attention over the encoder  kind "sublayer"
+    block.N.attn.{q,k,v,o}  block.N.cross.{q,k,v,o}  block.N.ffn.{gate,up,down}  kind "projection"
+    block.N.attn.qkv  block.N.ffn.gate_up   a fused projection as a whole     kind "projection"
+    block.N.norm1, norm2, …   final_norm                                      kind "norm"
+    lm_head                                                                   kind "projection"
+
+In encoder-decoders every name of a stack starts with `encoder.` or `decoder.`; a pattern without that start
+selects in both. In models whose blocks share their weights (ALBERT), block N is the Nth call in a forward.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from lmtailor.core.errors import SiteError, near
+
+SiteKind = Literal["embedding", "block", "sublayer", "projection", "norm"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slice:
+    """Features of a fused projection that form one part: `count` runs of `length`, `stride` apart, from `offset`."""
+
+    offset: int
+    length: int
+    stride: int
+    count: int = 1
+
+    @property
+    def width(self) -> int:
+        """Number of features in the part."""
+        return self.length * self.count
+
+    def take(self, y: Tensor) -> Tensor:
+        """The part of (…, O) features as (…, width): a view where the runs are one, else a copy."""
+        if self.count == 1:
+            return y[..., self.offset : self.offset + self.length]
+        return y.unflatten(-1, (self.count, self.stride))[..., self.offset : self.offset + self.length].flatten(-2)
+
+    def put(self, y: Tensor, part: Tensor) -> Tensor:
+        """A copy of (…, O) features in which the part is replaced by (…, width)."""
+        out = y.clone()
+        if self.count == 1:
+            out[..., self.offset : self.offset + self.length] = part
+        else:
+            runs = out.unflatten(-1, (self.count, self.stride))
+            runs[..., self.offset : self.offset + self.length] = part.unflatten(-1, (self.count, self.length))
+        return out
+
+    def rows(self) -> Tensor:
+        """The indices of the part's features in the fused projection's output (width,)."""
+        starts = torch.arange(self.count)[:, None] * self.stride + self.offset
+        return (starts + torch.arange(self.length)[None]).flatten()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attention:
+    """The attention of a sublayer: the module that calls the attention interface, and its shape."""
+
+    module: str
+    """Path of the module in the model."""
+    heads: int
+    kv_heads: int
+    head_dim: int
+    cross: bool = False
+    """Whether it attends over the encoder's output."""
+    window: int | None = None
+    """A query at position p sees position j only if |p - j| < window; None: no limit (tokens)."""
+
+    @property
+    def kv_width(self) -> int:
+        """Features of one token's keys: kv_heads · head_dim."""
+        return self.kv_heads * self.head_dim
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """Where a sublayer begins: the residual stream is the first input of `module`.
+
+    The sublayer's own input is that too (`normed` false, post-norm models), or the module's output (`normed` true,
+    pre-norm models, where the module is the norm before the sublayer).
+    """
+
+    module: str
+    normed: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Site:
+    """One place. Paths are of modules in `base.model`; widths are numbers of features."""
+
+    name: str
+    kind: SiteKind
+    module: str
+    width: int
+    """Features of the output."""
+    in_width: int | None = None
+    """Projections: features of the input."""
+    part: Slice | None = None
+    """Projections that are part of a fused one: which features of its output."""
+    fused: str | None = None
+    """Name of the fused site that this is a part of."""
+    stack: str = ""
+    """"encoder", "decoder", or "" in models with one stack."""
+    block: int | None = None
+    call: int = 0
+    """Which call of the module in one forward this is, and of how many (more than 1 only where blocks share weights)."""
+    calls: int = 1
+    attention: Attention | None = None
+    """Sublayers `attn` and `cross`."""
+    entry: Entry | None = None
+    """Sublayers: where their input and residual are read."""
+    next_norm: str | None = None
+    """Sublayers of post-norm models: the norm that follows the residual add."""
+
+
+class Sites(Mapping[str, Site]):
+    """All sites of a model by name, in the order of the forward."""
+
+    def __init__(self, sites: Mapping[str, Site], *, model_type: str) -> None:
+        self._sites = dict(sites)
+        self.model_type = model_type
+
+    def __getitem__(self, name: str) -> Site:
+        try:
+            return self._sites[name]
+        except KeyError:
+            raise SiteError(f"{self.model_type} has no site {name!r}. {near(name, self._sites)}") from None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._sites)
+
+    def __len__(self) -> int:
+        return len(self._sites)
+
+    def blocks(self, stack: str = "") -> int:
+        """How many blocks a stack has."""
+        return sum(site.kind == "block" and site.stack == stack for site in self._sites.values())
+
+    @property
+    def stacks(self) -> tuple[str, ...]:
+        """Names of the stacks in the order of the forward: ("",) or ("encoder", "decoder")."""
+        return tuple(dict.fromkeys(site.stack for site in self._sites.values() if site.kind == "block"))
+
+    def select(self, pattern: str, *kinds: SiteKind) -> tuple[Site, ...]:
+        """Sites whose name matches, in the order of the forward.
+
+        Args:
+            pattern: names joined by commas, in which `*` stands for one dotted part, `{a,b}` for alternatives, and
+                `[i]`, `[i:j]`, `[i,j]` for block numbers as Python indexes lists: `block.*.attn.{q,v}`, `block.[-2:]`.
+                A pattern that starts with neither `encoder.` nor `decoder.` selects in every stack.
+            kinds: keep only these kinds; none given keeps all.
+
+        Raises:
+            SiteError: a part of the pattern selects nothing.
+        """
+        chosen: set[str] = set()
+        for one in split_pattern(pattern):
+            names = self._matching(one)
+            found = [name for name in names if not kinds or self._sites[name].kind in kinds]
+            if not found:
+                wanted = f" of kind {' or '.join(kinds)}" if kinds else ""
+                if names:
+                    have = sorted({self._sites[name].kind for name in names})
+                    raise SiteError(f"The pattern {one!r} selects no site{wanted} in {self.model_type}, only {', '.join(have)} sites.")
+                raise SiteError(f"The pattern {one!r} selects no site{wanted} in {self.model_type}. {near(one, self._shapes())}")
+            chosen.update(found)
+        return tuple(site for name, site in self._sites.items() if name in chosen)
+
+    def _matching(self, pattern: str) -> list[str]:
+        out = []
+        for name, site in self._sites.items():
+            bare = name.removeprefix(f"{site.stack}.") if site.stack else name
+            whole = bool(site.stack) and pattern.split(".", 1)[0] == site.stack
+            if _regex(pattern, self.blocks(site.stack)).fullmatch(name if whole else bare):
+                out.append(name)
+        return out
+
+    def _shapes(self) -> list[str]:
+        """The patterns that exist: names with `*` for the block number."""
+        return list(dict.fromkeys(re.sub(r"block\.\d+", "block.*", name) for name in self._sites))
+
+
+def split_pattern(pattern: str) -> list[str]:
+    """Split at commas outside braces and brackets."""
+    parts = [part.strip() for part in re.split(r",(?![^{\[]*[}\]])", pattern)]
+    if not all(parts):
+        raise SiteError(f"The site pattern {pattern!r} has an empty part. Write for example block.*.attn.{{q,v}}.")
+    return parts
+
+
+def _regex(pattern: str, blocks: int) -> re.Pattern[str]:
+    out = ""
+    for token in re.findall(r"\{[^}]*\}|\[[^\]]*\]|\*|[^{\[*]+", pattern):
+        if token == "*":
+            out += r"[^.]+"
+        elif token[0] == "{" and token[-1] == "}":
+            out += "(?:" + "|".join(re.escape(part.strip()) for part in token[1:-1].split(",")) + ")"
+        elif token[0] == "[" and token[-1] == "]":
+            numbers = _indices(token, blocks, pattern)
+            out += "(?:" + "|".join(map(str, numbers)) + ")" if numbers else r"(?!)"
+        else:
+            out += re.escape(token)
+    return re.compile(out)
+
+
+def _indices(token: str, blocks: int, pattern: str) -> list[int]:
+    numbers = range(blocks)
+    chosen: list[int] = []
+    for part in token[1:-1].split(","):
+        bounds = part.split(":")
+        try:
+            values = [int(bound) if bound.strip() else None for bound in bounds]
+        except ValueError:
+            values = []
+        if not 1 <= len(values) <= 3 or (len(values) == 1 and values[0] is None):
+            raise SiteError(f"{token} in the site pattern {pattern!r} is no index. Write [3], [-1], [0,2] or [-2:].")
+        if len(values) > 1:
+            chosen.extend(numbers[slice(*values)])
+        elif values[0] is not None and -blocks <= values[0] < blocks:
+            chosen.append(numbers[values[0]])
+    return chosen

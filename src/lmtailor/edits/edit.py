@@ -1,0 +1,106 @@
+"""What an edit is: a frozen dataclass of tensors and settings that acts at a site.
+
+Fields are of three sorts, declared by `trained`, `per_row` and plain settings:
+
+trained    a tensor that a method trains; a padded axis may be filled with zeros without changing the result
+per_row    a number that may differ from row to row (a scale); stacked to (R, 1, 1)
+settings   anything else; edits are computed in one batched call only if their settings are equal
+
+A *solo* edit has tensors without a row dimension. `stack` joins solo edits of one `stack_key` into an edit
+whose tensors start with R, and that is the form in which edits are computed: R rows, or R = 1 for one
+adapter on a whole batch.
+"""
+
+from abc import ABC
+from collections.abc import Hashable, Sequence
+from dataclasses import Field, dataclass, field, fields, replace
+from typing import Any, Literal, Self
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def trained(*, pad: tuple[int, ...] = ()) -> Any:
+    """A field for a trained tensor. `pad`: axes of the solo tensor along which zeros may be appended."""
+    return field(metadata={"sort": "trained", "pad": pad})
+
+
+def per_row(default: float | None = None) -> Any:
+    """A field for a number of each row, as a factor of (R, T, features)."""
+    metadata = {"sort": "per_row"}
+    return field(metadata=metadata) if default is None else field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """What an edit may know of the pass that it acts in."""
+
+    training: bool
+    """Whether dropout is active at this site."""
+    phase: Literal["prefill", "decode"] = "prefill"
+    """decode: keys and values of earlier tokens are in a cache."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Edit(ABC):
+    """Base of the six kinds; see `lmtailor.edits.kinds`."""
+
+    site: str
+    """Name of the site where it acts."""
+
+    @classmethod
+    def _of_sort(cls, sort: str) -> tuple[Field[Any], ...]:
+        return tuple(f for f in fields(cls) if f.metadata.get("sort") == sort)
+
+    def trained(self) -> dict[str, Tensor]:
+        """The trained tensors by field name; fields that are None are left out."""
+        values = {f.name: getattr(self, f.name) for f in self._of_sort("trained")}
+        return {name: value for name, value in values.items() if value is not None}
+
+    def with_tensors(self, tensors: dict[str, Tensor]) -> Self:
+        """This edit with other trained tensors."""
+        return replace(self, **tensors)
+
+    def stack_key(self) -> Hashable:
+        """Solo edits with equal keys are computed in one batched call."""
+        shapes = []
+        for f in self._of_sort("trained"):
+            tensor: Tensor | None = getattr(self, f.name)
+            pads = f.metadata["pad"]
+            shapes.append(None if tensor is None else tuple(-1 if axis in pads else size for axis, size in enumerate(tensor.shape)))
+        settings = tuple(getattr(self, f.name) for f in fields(self) if "sort" not in f.metadata and f.name != "site")
+        return type(self), tuple(shapes), settings
+
+    @classmethod
+    def stack(cls, edits: Sequence[Self], *, dtype: torch.dtype) -> Self:
+        """Join solo edits of one key along a new leading axis, padded with zeros, in a floating dtype.
+
+        One edit is only viewed with a leading axis of 1, so that gradients and later updates reach it.
+        """
+        joined: dict[str, Any] = {}
+        for f in cls._of_sort("trained"):
+            tensors = [getattr(edit, f.name) for edit in edits]
+            joined[f.name] = None if tensors[0] is None else _join(tensors, f.metadata["pad"], dtype)
+        device = next((value.device for value in joined.values() if value is not None), None)
+        for f in cls._of_sort("per_row"):
+            values = [float(getattr(edit, f.name)) for edit in edits]
+            joined[f.name] = torch.tensor(values, dtype=dtype, device=device)[:, None, None]
+        return replace(edits[0], **joined)
+
+    def take(self, slots: Tensor) -> Self:
+        """A stacked edit with one entry a row, (len(slots), …)."""
+        names = [f.name for f in (*self._of_sort("trained"), *self._of_sort("per_row"))]
+        return replace(self, **{n: getattr(self, n).index_select(0, slots) for n in names if getattr(self, n) is not None})
+
+
+def _join(tensors: Sequence[Tensor], pads: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    if len(tensors) == 1:
+        return tensors[0].unsqueeze(0).to(dtype)
+    shape = [max(tensor.shape[axis] for tensor in tensors) for axis in range(tensors[0].ndim)]
+    padded = []
+    for tensor in tensors:
+        missing = [shape[axis] - tensor.shape[axis] for axis in range(tensor.ndim)]
+        widths = [width for amount in reversed(missing) for width in (0, amount)]
+        padded.append(F.pad(tensor, widths) if any(missing) else tensor)
+    return torch.stack(padded).to(dtype)
