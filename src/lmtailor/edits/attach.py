@@ -1,0 +1,225 @@
+"""`attach`: the one place that makes edits act.
+
+Inside `with attach(base, adapters, rows)`, the plain transformers model behaves as adapted, in `forward` and in `generate`:
+hooks act on states, an attention function puts keys and values before the sequence's own, parameters are swapped. No
+module is replaced and no parameter renamed; on leaving, also by an exception, the base is bit for bit what it was.
+"""
+
+import inspect
+import threading
+import weakref
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+from torch import Tensor, nn
+
+from lmtailor.base.base import Base, States
+from lmtailor.core.errors import InputError, StateError
+from lmtailor.edits.attention import restore, switch
+from lmtailor.edits.checkpointing import CheckpointGuard
+from lmtailor.edits.edits import Edits
+from lmtailor.edits.engine import Engine, stations
+from lmtailor.edits.entrance import Entrance, widen_cross_mask
+from lmtailor.edits.groups import Rows
+from lmtailor.edits.kinds import TokenPrompt
+from lmtailor.edits.prefixes import PrefixStore
+from lmtailor.edits.weights import WeightSwap, swaps
+
+
+class BatchLike(Protocol):
+    """What a readout's batch must offer to be read."""
+
+    @property
+    def inputs(self) -> Mapping[str, Tensor]:
+        """The trunk's arguments."""
+
+    def select(self, rows: Sequence[int]) -> Self:
+        """The batch of some examples."""
+
+
+class Reader(Protocol):
+    """What an adapter's readout must offer to be read in a mixed batch."""
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """Blocks whose output it reads besides the last."""
+
+    def prompt(self) -> tuple[int, ...]:
+        """Token ids before every input."""
+
+    def scores(self, base: Base, states: States, batch: Any) -> Tensor:
+        """(B, C)."""
+
+
+class Attachable(Protocol):
+    """What can be attached: an adapter."""
+
+    @property
+    def edits(self) -> Edits:
+        """What it changes."""
+
+    @property
+    def reading(self) -> Reader | None:
+        """How it answers."""
+
+
+_attached: "weakref.WeakSet[nn.Module]" = weakref.WeakSet()
+_lock = threading.Lock()
+
+
+class Attached:
+    """Adapters on a base. Made by `attach`; a context manager."""
+
+    def __init__(self, base: Base, adapters: Sequence[Attachable], rows: Sequence[int | None] | None) -> None:
+        self.base = base
+        self.adapters = tuple(adapters)
+        self._rows = Rows((0,), shared=True) if rows is None else Rows(tuple(rows))
+        prompts = [() if adapter.reading is None else adapter.reading.prompt() for adapter in adapters]
+        edits = tuple(_with_prompt(base, adapter.edits, ids) for adapter, ids in zip(adapters, prompts, strict=True))
+        self.engine = Engine(base, edits, self._rows)
+        self._stations = stations(self.engine)
+        self._stores = [PrefixStore(self.engine, stack) for stack in base.stacks]
+        self._entrances = [Entrance(self.engine, s, p, self._begin) for s, p in zip(base.stacks, self._stores, strict=True)]
+        self._swaps: list[WeightSwap] = swaps(base.model, edits, self._rows.slots)
+        self._guard = CheckpointGuard(self.engine, base.model)
+        self._handles: list[Any] = []
+        self._switched: list[tuple[Any, str]] = []
+
+    def __enter__(self) -> "Attached":
+        """Attach.
+
+        Raises:
+            StateError: something is attached to this base already, here or in another thread.
+        """
+        with _lock:
+            if self.base.model in _attached:
+                raise StateError("Adapters are attached to this base already. Leave that `with attach(...)` first, or name all rows in one.")
+            _attached.add(self.base.model)
+        try:
+            self._install()
+        except BaseException:
+            self._remove()
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Detach, whatever happened."""
+        self._remove()
+
+    def _install(self) -> None:
+        self.engine.alive = True
+        self._guard.install()
+        if any(store.used for store in self._stores):
+            self._switched = switch(self.base.model)
+        for swap in self._swaps:
+            swap.install()
+        for entrance in self._entrances:
+            self._handles += entrance.register()
+        self._hook_cross_mask()
+        for store in self._stores:
+            self._handles += store.install()
+        for station in self._stations:
+            self._handles += station.register()
+
+    def _hook_cross_mask(self) -> None:
+        by_name = {entrance.stack.name: entrance for entrance in self._entrances}
+        encoder, decoder = by_name.get("encoder"), by_name.get("decoder")
+        if encoder is None or decoder is None or not any(encoder._prompts(slot) for slot in range(len(self.adapters))):
+            return
+        names = list(inspect.signature(inspect.unwrap(type(decoder.root).forward)).parameters)[1:]
+
+        def widen(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[()], dict[str, Any]]:
+            return widen_cross_mask(encoder, args, kwargs, names)
+
+        self._handles.append(decoder.root.register_forward_pre_hook(widen, with_kwargs=True))
+
+    def _remove(self) -> None:
+        self.engine.alive = False
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+        for store in self._stores:
+            store.remove()
+        for swap in self._swaps:
+            swap.remove()
+        restore(self._switched)
+        self._switched = []
+        self._guard.remove()
+        with _lock:
+            _attached.discard(self.base.model)
+
+    def _begin(self) -> None:
+        """A pass through a stack begins."""
+        for station in self._stations:
+            station.reset()
+        for swap in self._swaps:
+            swap.install()
+
+    def states(self, inputs: Mapping[str, Tensor]) -> States:
+        """Run the trunk once and keep every block that some row's readout reads."""
+        layers = {layer for adapter in self.adapters if adapter.reading is not None for layer in adapter.reading.layers}
+        return self.base.hidden(inputs, tuple(sorted(layers)))
+
+    def read(self, batch: BatchLike) -> list[Tensor]:
+        """Scores of every row from that row's own readout, (C,) each; C may differ between rows.
+
+        Raises:
+            InputError: a row has no adapter, or one without a readout.
+        """
+        states = self.states(batch.inputs)
+        slots = self._rows.slots
+        if self._rows.shared:
+            return list(self._reader(0).scores(self.base, states, batch))
+        out: dict[int, Tensor] = {}
+        for slot in dict.fromkeys(slots):
+            reader = self._reader(slot)
+            rows = [row for row, own in enumerate(slots) if own == slot]
+            with self.engine.narrowed([slot] * len(rows)):
+                scores = reader.scores(self.base, states.select(rows, len(slots)), batch.select(rows))
+            out.update(zip(rows, scores, strict=True))
+        return [out[row] for row in range(len(slots))]
+
+    def _reader(self, slot: int | None) -> Reader:
+        reading = None if slot is None else self.adapters[slot].reading
+        if reading is None:
+            what = "has no adapter" if slot is None else f"belongs to adapter {slot}, which has no readout"
+            raise InputError(f"A row {what}, so there is nothing to read its answer with. Read only rows whose adapter has a readout.")
+        return reading
+
+
+def attach(base: Base, adapters: Attachable | Sequence[Attachable], rows: Sequence[int | None] | None = None) -> Attached:
+    """Make adapters act on a base for the length of a `with` block.
+
+    Args:
+        base: the base that the adapters were made for.
+        adapters: one adapter for every row, or several with `rows`.
+        rows: for each row of the batch, the index of its adapter, or None for the plain base. A row's result equals
+            its solo run (relative 1e-5 in float32). Under `generate` with beams, rows are those before expansion.
+
+    Returns:
+        A context manager; inside, `base.model(...)`, `base.model.generate(...)` and `attached.read(batch)` are adapted.
+
+    Raises:
+        InputError: `rows` names an adapter that is not there, or is missing for several adapters.
+        UnsupportedError: rows that cannot share a batch (full fine-tuning), or an edit that this model cannot take.
+        StateError: on entering, if something is attached already.
+    """
+    many = list(adapters) if isinstance(adapters, Sequence) else [adapters]
+    if rows is None:
+        if len(many) != 1:
+            raise InputError(f"{len(many)} adapters need `rows`: for each row of the batch the index of its adapter, or None.")
+        return Attached(base, many, None)
+    for row, slot in enumerate(rows):
+        if slot is not None and not 0 <= slot < len(many):
+            raise InputError(f"rows[{row}] is {slot}, but there are {len(many)} adapters: write 0 to {len(many) - 1}, or None for the plain base.")
+    if not rows:
+        raise InputError("`rows` is empty: name one adapter (or None) for each row of the batch.")
+    return Attached(base, many, rows)
+
+
+def _with_prompt(base: Base, edits: Edits, ids: tuple[int, ...]) -> Edits:
+    if not ids:
+        return edits
+    embed = next(site.name for site in base.sites.values() if site.kind == "embedding" and site.stack != "decoder")
+    return Edits((*edits, TokenPrompt(site=embed, length=len(ids), ids=ids)))

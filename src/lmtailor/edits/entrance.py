@@ -1,0 +1,205 @@
+"""The door of a stack: what happens to its inputs before, and to its output after, a pass through it.
+
+Positions move on where something stands before the input; in stacks that are not causal, prompts become virtual tokens
+in front of the embeddings, and are taken off the output again.
+
+Shapes: B sequences (rows · beams), T tokens, N virtual tokens, H features. Virtual tokens are aligned on the right, next to
+the input, so that distances are the same in every row.
+"""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lmtailor.base.stack import Stack
+from lmtailor.core.errors import InputError, StateError, UnsupportedError
+from lmtailor.edits.engine import Engine
+from lmtailor.edits.kinds import PromptEdit
+from lmtailor.edits.prefixes import PrefixStore
+
+
+class Entrance:
+    """Hooks on the root of one stack."""
+
+    def __init__(self, engine: Engine, stack: Stack, prefixes: PrefixStore, on_pass: Callable[[], None]) -> None:
+        self.engine = engine
+        self.stack = stack
+        self.prefixes = prefixes
+        self.on_pass = on_pass
+        self.root = engine.base.module(stack.root)
+        self.names = list(inspect.signature(inspect.unwrap(type(self.root).forward)).parameters)[1:]
+        self.virtual = 0
+        """Virtual tokens in front of the current pass."""
+        self.present_BN: Tensor | None = None
+        """Which of them are real, a row."""
+        self._positions_BT: Tensor | None = None
+
+    def register(self) -> list[Any]:
+        """Hook the root, and the position embedding where positions are looked up inside."""
+        handles: list[Any] = [
+            self.root.register_forward_pre_hook(self._before, with_kwargs=True),
+            self.root.register_forward_hook(self._after, prepend=True),
+        ]
+        moves = any(self._lead(slot) for slot in range(len(self.engine.adapters)))
+        if self.stack.positions == "embedding" and moves:
+            table = self.engine.base.module(self.stack.position_embedding or "")
+            handles.append(table.register_forward_hook(self._look_up))
+        return handles
+
+    def _prompts(self, slot: int | None) -> list[PromptEdit]:
+        if slot is None or self.stack.causal:
+            return []
+        sites = self.engine.base.sites
+        return [edit for edit in self.engine.of_kind(slot, PromptEdit) if sites[edit.site].stack == self.stack.name]
+
+    def _lead(self, slot: int | None) -> int:
+        """By how much the positions of a row's input move on."""
+        recorded = not self.engine.recording
+        return self.prefixes.shift(slot, prompts=recorded) + sum(edit.length for edit in self._prompts(slot))
+
+    def _before(self, root: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[()], dict[str, Any]]:
+        kwargs = {**dict(zip(self.names, args, strict=False)), **kwargs}
+        given = kwargs.get("input_ids") if kwargs.get("inputs_embeds") is None else kwargs["inputs_embeds"]
+        if given is None:
+            raise InputError("The model was called without input_ids and without inputs_embeds.")
+        batch, tokens = given.shape[:2]
+        if not self.engine.rows.shared and batch % self.engine.rows.count:
+            raise InputError(f"A batch of {batch} sequences cannot be divided into the {self.engine.rows.count} rows that were attached.")
+        self.on_pass()
+        cache = kwargs.get("past_key_values")
+        past = int(cache.get_seq_length()) if cache is not None else 0
+        self.prefixes.prepare()
+        self.engine.phase = "decode" if past else "prefill"
+        leads = [self._lead(slot) for slot in self.engine.rows.slots]
+        widths = [sum(edit.length for edit in self._prompts(slot)) for slot in self.engine.rows.slots]
+        self.virtual, self.present_BN, self._positions_BT = 0, None, None
+        windows = any(layer.window is not None and layer.prefixes is not None for layer in self.prefixes.layers.values())
+        if any(leads) or windows:
+            self._move(kwargs, leads, widths, batch, tokens, past)
+            for layer in self.prefixes.layers.values():
+                layer.positions_BQ = self._positions_BT
+        if any(widths):
+            self._put(kwargs, widths, batch)
+        return (), kwargs
+
+    # positions
+
+    def _move(self, kwargs: dict[str, Any], leads: list[int], widths: list[int], batch: int, tokens: int, past: int) -> None:
+        if len(set(leads)) > 1 and self._rope_depends_on_batch():
+            raise UnsupportedError(
+                "This model's rotary embedding depends on the longest sequence of the batch (dynamic or longrope), so rows with "
+                "prefixes of different lengths would change each other. Run them in batches of one length."
+            )
+        device = self.engine.base.device
+        if self.stack.positions == "relative":
+            self._positions_BT = torch.arange(tokens, device=device)[None] + past
+            return
+        lead_B1 = torch.tensor(leads, device=device).repeat_interleave(batch // len(leads))[:, None]
+        own_BT = self._default(kwargs, batch, tokens, past) + lead_B1
+        width = max(widths)
+        if width:
+            start = width - torch.tensor(widths, device=device).repeat_interleave(batch // len(widths))[:, None]
+            first = self.stack.position_offset if self.stack.positions == "ids" else 0
+            before = lead_B1 - (width - start)
+            virtual_BN = (torch.arange(width, device=device)[None] - start).clamp_min(0) + before + first
+            own_BT = torch.cat([virtual_BN, own_BT], 1)
+        self._check_room(int(own_BT.max()) + 1)
+        self._positions_BT = own_BT
+        if self.stack.positions != "embedding":
+            kwargs["position_ids"] = own_BT
+
+    def _default(self, kwargs: dict[str, Any], batch: int, tokens: int, past: int) -> Tensor:
+        """The positions (B or 1, T) that the model would have taken."""
+        device = self.engine.base.device
+        given = kwargs.get("position_ids")
+        if given is not None:
+            return given.expand(batch, -1) if given.shape[0] == 1 else given  # type: ignore[no-any-return]
+        mask = kwargs.get("attention_mask")
+        if self.stack.positions == "mask" and mask is not None and mask.ndim == 2:
+            counted = mask.long().cumsum(1) * mask.long() - 1
+            return counted[:, -tokens:]
+        if self.stack.positions == "ids":
+            ids = kwargs.get("input_ids")
+            if ids is None:
+                return torch.arange(tokens, device=device)[None].expand(batch, -1) + self.stack.position_offset
+            real = ids.ne(self.stack.position_offset - 1).long()
+            return real.cumsum(1) * real + self.stack.position_offset - 1  # type: ignore[no-any-return]
+        return (torch.arange(tokens, device=device)[None] + past).expand(batch, -1)
+
+    def _check_room(self, needed: int) -> None:
+        room = self.stack.max_positions
+        if room is not None and needed > room + (self.stack.position_offset if self.stack.positions == "ids" else 0):
+            raise InputError(f"Prefix and input need {needed} positions; the model has {room}. Cut the input or take a shorter prefix.")
+
+    def _look_up(self, module: nn.Module, args: Any, output: Tensor) -> Tensor | None:
+        if self._positions_BT is None:
+            return None
+        out = F.embedding(self._positions_BT + self.stack.position_offset, module.weight)  # type: ignore[arg-type]
+        return out.to(output.dtype)
+
+    def _rope_depends_on_batch(self) -> bool:
+        config: Any = self.root.config
+        rope = getattr(config, "rope_parameters", None) or {}
+        kinds = {rope.get("rope_type")} | {value.get("rope_type") for value in rope.values() if isinstance(value, dict)}
+        return bool(kinds & {"dynamic", "longrope"})
+
+    # virtual tokens
+
+    def _put(self, kwargs: dict[str, Any], widths: list[int], batch: int) -> None:
+        base = self.engine.base
+        embedding = base.module(self.stack.embedding)
+        embeds_BTH = kwargs.get("inputs_embeds")
+        ids = kwargs.pop("input_ids", None)
+        if embeds_BTH is None:
+            embeds_BTH = embedding(ids)
+        width, per_row = max(widths), batch // len(widths)
+        rows: dict[int | None, Tensor] = {}
+        for slot in dict.fromkeys(self.engine.rows.slots):
+            with self.engine.narrowed([slot]):
+                parts = [edit.embeddings(embedding).to(embeds_BTH.dtype) for edit in self._prompts(slot)]
+            prompt = torch.cat(parts) if parts else embeds_BTH.new_zeros(0, embeds_BTH.shape[-1])
+            rows[slot] = F.pad(prompt, (0, 0, width - len(prompt), 0))
+        virtual_BNH = torch.stack([rows[slot] for slot in self.engine.rows.slots]).repeat_interleave(per_row, 0)
+        counts = torch.tensor(widths, device=embeds_BTH.device).repeat_interleave(per_row)
+        self.virtual = width
+        self.present_BN = torch.arange(width, device=embeds_BTH.device)[None] >= width - counts[:, None]
+        kwargs["inputs_embeds"] = torch.cat([virtual_BNH, embeds_BTH], 1)
+        kwargs["attention_mask"] = self.widened(kwargs.get("attention_mask"), embeds_BTH.shape[1])
+        if kwargs.get("token_type_ids") is not None:
+            kwargs["token_type_ids"] = F.pad(kwargs["token_type_ids"], (width, 0))
+
+    def widened(self, mask: Tensor | None, tokens: int) -> Tensor:
+        """A mask (B, T) with the virtual tokens in front, (B, N + T)."""
+        assert self.present_BN is not None
+        if mask is None:
+            mask = torch.ones(self.present_BN.shape[0], tokens, dtype=torch.long, device=self.present_BN.device)
+        if mask.ndim != 2:
+            raise UnsupportedError("A prompt before a bidirectional model needs a two-dimensional attention mask.")
+        present = self.present_BN.repeat_interleave(mask.shape[0] // self.present_BN.shape[0], 0)
+        return torch.cat([present.to(mask.dtype), mask], 1)
+
+    def _after(self, root: nn.Module, args: Any, output: Any) -> Any:
+        if not self.virtual or self.stack.name == "encoder":
+            return output
+        if isinstance(output, tuple):
+            raise StateError("Call the model with return_dict=True while a prompt is attached.")
+        output.last_hidden_state = output.last_hidden_state[:, self.virtual :]
+        if getattr(output, "hidden_states", None) is not None:
+            output.hidden_states = tuple(state[:, self.virtual :] for state in output.hidden_states)
+        return output
+
+
+def widen_cross_mask(encoder: Entrance, args: tuple[Any, ...], kwargs: dict[str, Any], names: list[str]) -> tuple[tuple[()], dict[str, Any]]:
+    """A decoder's arguments with the encoder's virtual tokens in its mask over the encoder's output."""
+    kwargs = {**dict(zip(names, args, strict=False)), **kwargs}
+    if encoder.virtual:
+        states, mask = kwargs["encoder_hidden_states"], kwargs.get("encoder_attention_mask")
+        tokens = states.shape[1] - encoder.virtual
+        if mask is None:
+            mask = torch.ones(states.shape[0], tokens, dtype=torch.long, device=states.device)
+        kwargs["encoder_attention_mask"] = encoder.widened(mask, tokens)
+    return (), kwargs

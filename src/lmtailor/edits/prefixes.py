@@ -1,0 +1,201 @@
+"""Keys and values before the input: tuned prefixes, and prompts of causal decoders turned into prefixes.
+
+In a causal decoder, tokens before the input act on it only through the keys and values that they leave in each layer.
+So a prompt is run once, alone, and what attention saw is attached to every row, with gradient where it is trained.
+
+Shapes: S adapters, L attention layers, K key/value heads, N virtual tokens, D features of a head, H features.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from lmtailor.base.sites import Site
+from lmtailor.base.stack import Stack
+from lmtailor.core.errors import InputError, UnsupportedError
+from lmtailor.edits.attention import ATTRIBUTE, Layer, Prefixes
+from lmtailor.edits.engine import Engine, stale
+from lmtailor.edits.kinds import PrefixEdit, PromptEdit
+
+KeyValues = tuple[Tensor, Tensor]
+"""Keys and values of one layer and one adapter, each (K, N, D)."""
+
+
+@dataclass
+class PrefixStore:
+    """What stands before the input of one stack, for the rows of now."""
+
+    engine: Engine
+    stack: Stack
+    layers: dict[str, Layer] = field(default_factory=dict)
+    """Attention site → its layer."""
+    _cache: dict[tuple[object, ...], dict[str, Prefixes]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        base, prompts = self.engine.base, self.engine.has(PromptEdit)
+        for site in self._attention_sites():
+            assert site.attention is not None
+            module = base.module(site.attention.module)
+            first = base.module(self._attention_sites()[0].attention.module)  # type: ignore[union-attr]
+            relative = self.stack.positions == "relative" and not site.attention.cross
+            own = relative and getattr(module, "has_relative_attention_bias", False)
+            self.layers[site.name] = Layer(
+                causal=self.stack.causal,
+                cross=site.attention.cross,
+                window=site.attention.window,
+                bias_from=(module if own else first) if relative else None,
+            )
+        if prompts and self.stack.name == "decoder" and any(self._prompts(slot) for slot in range(len(self.engine.adapters))):
+            raise UnsupportedError(
+                "A prompt before the decoder of an encoder-decoder depends on each row's encoder output and cannot be shared; "
+                "put it before the encoder (at='encoder.embed')."
+            )
+
+    def _attention_sites(self) -> list[Site]:
+        return [site for site in self.engine.base.sites.values() if site.attention is not None and site.stack == self.stack.name]
+
+    def _prompts(self, slot: int) -> list[PromptEdit]:
+        if not self.stack.causal:
+            return []
+        sites = self.engine.base.sites
+        return [edit for edit in self.engine.of_kind(slot, PromptEdit) if sites[edit.site].stack == self.stack.name]
+
+    def _tuned(self, slot: int) -> list[PrefixEdit]:
+        names = set(self.layers)
+        return [edit for edit in self.engine.of_kind(slot, PrefixEdit) if names & set(edit.sites)]
+
+    def shift(self, slot: int | None, *, prompts: bool = True) -> int:
+        """By how many positions the input of an adapter's rows moves on."""
+        if slot is None:
+            return 0
+        own = {site.name for site in self._attention_sites() if site.attention and not site.attention.cross}
+        tuned = sum(edit.length for edit in self._tuned(slot) if edit.shift and own & set(edit.sites))
+        return tuned + (sum(edit.length for edit in self._prompts(slot)) if prompts else 0)
+
+    @property
+    def used(self) -> bool:
+        """Whether any adapter has something before this stack's input."""
+        return any(self._tuned(slot) or self._prompts(slot) for slot in range(len(self.engine.adapters)))
+
+    def prepare(self) -> None:
+        """Set every layer's prefixes for the rows of now; computed anew only when a tensor changed or gradients flow."""
+        if not self.used:
+            return
+        slots = sorted({slot for slot in self.engine.rows.slots if slot is not None})
+        tensors = [t for slot in slots for edit in self.engine.adapters[slot] for t in edit.trained().values()]
+        versions, live = stale(tensors)
+        key = (self.engine.rows, self.engine.recording, versions)
+        made = None if live else self._cache.get(key)
+        if made is None:
+            made = self._make(slots)
+            self._cache = {} if live else {key: made, **dict(list(self._cache.items())[:7])}
+        for name, layer in self.layers.items():
+            layer.prefixes = made.get(name)
+
+    def _make(self, slots: list[int]) -> dict[str, Prefixes]:
+        per_slot = {slot: self._tuned_key_values(slot) for slot in slots}
+        prompted = [slot for slot in slots if self._prompts(slot)]
+        if prompted and not self.engine.recording:
+            for slot, recorded in zip(prompted, self._record(prompted), strict=True):
+                for site, pair in recorded.items():
+                    per_slot[slot].setdefault(site, []).append(pair)
+        out = {}
+        for site in self.layers:
+            pairs = {slot: _joined(per_slot[slot][site]) for slot in slots if site in per_slot[slot]}
+            if pairs:
+                out[site] = self._prefixes(pairs)
+        return out
+
+    def _prefixes(self, pairs: dict[int, KeyValues]) -> Prefixes:
+        order = list(pairs)
+        lengths = tuple(pairs[slot][0].shape[1] for slot in order)
+        keys, values = (_stacked([pairs[slot][i] for slot in order], max(lengths)) for i in (0, 1))
+        place = {slot: index for index, slot in enumerate(order)}
+        rows = tuple(-1 if slot is None else place.get(slot, -1) for slot in self.engine.rows.slots)
+        return Prefixes(keys_SKND=keys, values_SKND=values, lengths=lengths, slot_of_row=rows)
+
+    def _tuned_key_values(self, slot: int) -> dict[str, list[KeyValues]]:
+        out: dict[str, list[KeyValues]] = {}
+        for edit in self._tuned(slot):
+            for site, tensor in zip(edit.sites, edit.key_values(), strict=True):
+                if site in self.layers:
+                    out.setdefault(site, []).append((tensor[0], tensor[1]))
+        return out
+
+    def _record(self, slots: list[int]) -> list[dict[str, KeyValues]]:
+        """Run the prompts of these adapters, each in a row of its own under the adapter's other edits."""
+        base = self.engine.base
+        embedding, root = base.module(self.stack.embedding), base.module(self.stack.root)
+        rows = []
+        for slot in slots:
+            with self.engine.narrowed([slot]):
+                rows.append(torch.cat([edit.embeddings(embedding).to(base.dtype) for edit in self._prompts(slot)]))
+        longest = max(len(row) for row in rows)
+        if self.stack.max_positions is not None and longest > self.stack.max_positions:
+            raise InputError(f"A prompt of {longest} tokens is longer than the model's {self.stack.max_positions} positions.")
+        embeds_SNH = torch.stack([F.pad(row, (0, 0, 0, longest - len(row))) for row in rows])
+        before, prefixes = self.engine.recording, {name: layer.prefixes for name, layer in self.layers.items()}
+        self.engine.recording = True
+        for layer in self.layers.values():
+            layer.recording = []
+        try:
+            with self.engine.narrowed(slots):
+                root(inputs_embeds=embeds_SNH, use_cache=False)
+            recorded = {name: layer.recording[-1] for name, layer in self.layers.items() if layer.recording}
+        finally:
+            self.engine.recording = before
+            for name, layer in self.layers.items():
+                layer.recording, layer.prefixes = None, prefixes[name]
+        return [
+            {name: (keys[i, :, : len(row)], values[i, :, : len(row)]) for name, (keys, values) in recorded.items()}
+            for i, row in enumerate(rows)
+        ]
+
+    def install(self) -> list[object]:
+        """Give every attention module its layer; returns hook handles. A shared module gets the layer of its call."""
+        handles: list[object] = []
+        if not self.used:
+            return handles
+        by_module: dict[str, list[Site]] = {}
+        for site in self._attention_sites():
+            by_module.setdefault(site.attention.module, []).append(site)  # type: ignore[union-attr]
+        for path, sites in by_module.items():
+            module = self.engine.base.module(path)
+            layers = [self.layers[site.name] for site in sorted(sites, key=lambda site: site.call)]
+            setattr(module, ATTRIBUTE, layers[0])
+            if len(layers) > 1:
+                handles.append(module.register_forward_pre_hook(_Turn(layers)))
+        return handles
+
+    def remove(self) -> None:
+        """Take the layers away."""
+        for site in self._attention_sites():
+            module = self.engine.base.module(site.attention.module)  # type: ignore[union-attr]
+            module.__dict__.pop(ATTRIBUTE, None)
+
+
+class _Turn:
+    """A pre-hook that gives a shared attention module the layers of its calls in turn."""
+
+    def __init__(self, layers: list[Layer]) -> None:
+        self.layers = layers
+        self.call = 0
+
+    def __call__(self, module: torch.nn.Module, args: object) -> None:
+        setattr(module, ATTRIBUTE, self.layers[self.call])
+        self.call = (self.call + 1) % len(self.layers)
+
+
+def _joined(pairs: list[KeyValues]) -> KeyValues:
+    if len(pairs) == 1:
+        return pairs[0]
+    return torch.cat([keys for keys, _ in pairs], 1), torch.cat([values for _, values in pairs], 1)
+
+
+def _stacked(tensors: list[Tensor], length: int) -> Tensor:
+    """(S, K, N, D), padded on the left."""
+    if len(tensors) == 1:
+        return tensors[0][None]
+    return torch.stack([F.pad(tensor, (0, 0, length - tensor.shape[1], 0)) for tensor in tensors])

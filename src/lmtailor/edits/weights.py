@@ -1,0 +1,60 @@
+"""Swapping parameters while attached, tied ones together."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lmtailor.core.errors import SiteError, UnsupportedError, near
+from lmtailor.edits.edits import Edits
+from lmtailor.edits.kinds import WeightEdit
+
+
+class WeightSwap:
+    """Installs the weight edits of one adapter in a model, and takes them out again."""
+
+    def __init__(self, model: nn.Module, edits: Edits) -> None:
+        self.edits = [edit for edit in edits if isinstance(edit, WeightEdit)]
+        known = dict(model.named_parameters(remove_duplicate=False)) if self.edits else {}
+        self._places: list[tuple[WeightEdit, Tensor, list[tuple[nn.Module, str]]]] = []
+        for edit in self.edits:
+            if edit.site not in known:
+                raise SiteError(f"The base has no parameter {edit.site!r}. {near(edit.site, known)}")
+            base = known[edit.site]
+            places = [(module, name) for module in model.modules() for name, own in module._parameters.items() if own is base]
+            self._places.append((edit, base, places))
+
+    def install(self) -> None:
+        """Put the replacements in. Called at every pass, since sparse ones are made from their trained entries."""
+        for edit, base, places in self._places:
+            weight: Any = edit.weight(base)
+            if weight.shape != base.shape:
+                raise UnsupportedError(f"{edit.site} has shape {tuple(base.shape)}; its replacement has {tuple(weight.shape)}.")
+            if weight.dtype != base.dtype:
+                weight = weight.to(base.dtype)
+            for module, name in places:
+                module._parameters[name] = weight
+
+    def remove(self) -> None:
+        """Put the base's own parameters back."""
+        for _, base, places in self._places:
+            for module, name in places:
+                module._parameters[name] = base  # type: ignore[assignment]
+
+
+def swaps(model: nn.Module, adapters: tuple[Edits, ...], slots: tuple[int | None, ...]) -> list[WeightSwap]:
+    """The swap that a batch needs, if any.
+
+    Raises:
+        UnsupportedError: rows of one batch would need different weights.
+    """
+    with_weights = {slot for slot in slots if slot is not None and any(isinstance(e, WeightEdit) for e in adapters[slot])}
+    if not with_weights:
+        return []
+    if len(set(slots)) > 1:
+        raise UnsupportedError(
+            "An adapter that replaces whole weights (full or partial fine-tuning) cannot share a batch with other rows: "
+            "a weight is one for the whole batch. Run its rows in a batch of their own."
+        )
+    with torch.no_grad():
+        return [WeightSwap(model, adapters[slot]) for slot in with_weights]
