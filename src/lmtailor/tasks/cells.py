@@ -1,0 +1,107 @@
+"""Cells of a table as texts and labels, with the rows named where they are neither."""
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from lmtailor.core.errors import DataError, near
+from lmtailor.tasks.example import TaskKind
+from lmtailor.tasks.table import Table
+
+
+def text_cells(table: Table, column: str, *, required: bool) -> list[str]:
+    """The texts of a column. Numbers and booleans are written out; a missing cell is an empty text.
+
+    Args:
+        table: where the column is.
+        column: its name.
+        required: whether an empty text (nothing but whitespace) is an error.
+
+    Raises:
+        DataError: the column is not there, a cell is a list or a table, or a required text is empty.
+    """
+    cells = table.column(column)
+    odd = [row for row, cell in enumerate(cells) if not isinstance(cell, str | int | float | None)]
+    if odd:
+        raise DataError(
+            f"{table.source}: column {column!r} holds {type(cells[odd[0]]).__name__}, not text, in {table.where(odd)}."
+        )
+    texts = [str(cell) if isinstance(cell, float) and not _is_nan(cell) else _written(cell) for cell in cells]
+    empty = [row for row, text in enumerate(texts) if not text.strip()]
+    if required and empty:
+        raise DataError(
+            f"{table.source}: {len(empty)} of {table.size} rows have an empty text in column {column!r} ({table.where(empty)}). "
+            "Fill them in or remove them."
+        )
+    return texts
+
+
+def label_cells(table: Table, column: str, kind: TaskKind, label_map: Mapping[str, str]) -> list[str] | list[float]:
+    """The labels of a column: names for classification (through the label map), finite numbers for regression.
+
+    Names are stripped of outer whitespace; 1, 1.0 and "1" are the label "1", true is "true".
+
+    Raises:
+        DataError: the column is not there, labels are missing, a name is not in the label map, or a value is no number.
+    """
+    cells = table.column(column)
+    missing = [row for row, cell in enumerate(cells) if cell is None or not str(cell).strip() or _is_nan(cell)]
+    if missing:
+        raise DataError(
+            f"{table.source}: {len(missing)} of {table.size} rows have no label in column {column!r} ({table.where(missing)}). "
+            "Fill them in, remove them, or use the file as unlabelled text."
+        )
+    return _numbers(table, column, cells) if kind == "regression" else _names(table, column, cells, label_map)
+
+
+def _names(table: Table, column: str, cells: Sequence[object], label_map: Mapping[str, str]) -> list[str]:
+    odd = [row for row, cell in enumerate(cells) if not isinstance(cell, str | int | float)]
+    if odd:
+        raise DataError(
+            f"{table.source}: column {column!r} holds {type(cells[odd[0]]).__name__}, not labels, in {table.where(odd)}."
+        )
+    names = [_written(cell).strip() for cell in cells]
+    if not label_map:
+        return names
+    strange = Counter(name for name in names if name not in label_map)
+    if strange:
+        name, count = strange.most_common(1)[0]
+        raise DataError(
+            f"{table.source}: the label {name!r} ({count} row{'s' if count > 1 else ''}) is not in the label map. "
+            f"{near(name, label_map)} Add it, also where it keeps its name."
+        )
+    return [label_map[name] for name in names]
+
+
+def _numbers(table: Table, column: str, cells: Sequence[object]) -> list[float]:
+    numbers: list[float] = []
+    bad: list[int] = []
+    for row, cell in enumerate(cells):
+        try:
+            number = math.nan if isinstance(cell, bool) else float(str(cell))
+        except ValueError:
+            number = math.nan
+        numbers.append(number)
+        if not math.isfinite(number):
+            bad.append(row)
+    if bad:
+        raise DataError(
+            f"{table.source}: {len(bad)} of {table.size} labels in column {column!r} are no finite numbers "
+            f"({table.where(bad)}; the first is {cells[bad[0]]!r}). In regression every label is one."
+        )
+    return numbers
+
+
+def _written(cell: object) -> str:
+    """A cell as text: 1.0 as "1" (tables with missing numbers turn integers into floats), true as "true"."""
+    if cell is None or _is_nan(cell):
+        return ""
+    if isinstance(cell, bool):
+        return "true" if cell else "false"
+    if isinstance(cell, float) and cell.is_integer():
+        return str(int(cell))
+    return str(cell)
+
+
+def _is_nan(cell: object) -> bool:
+    return isinstance(cell, float) and math.isnan(cell)

@@ -1,0 +1,58 @@
+"""What a task is made of: labelled texts, and splits of them."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from lmtailor.core.errors import DataError
+
+TaskKind = Literal["classification", "regression"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Example:
+    """One text or pair of texts, with its label where it is known."""
+
+    id: str
+    """Unique in its task: the split's name and the row's number there, such as "train/17"."""
+    fields: Mapping[str, str]
+    """Column name -> text, for the task's text columns and its further columns."""
+    label: int | float | None = None
+    """Index into the task's labels; in regression the value; None where it is not known."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """Examples that belong together, in a fixed order."""
+
+    name: str
+    """"train", "dev", "test", "unlabelled", or the name of an out-of-domain set."""
+    examples: tuple[Example, ...] = field(repr=False)
+    source: str = "records"
+    """Where the examples were read from, for messages and provenance."""
+
+    def __len__(self) -> int:
+        """Number of examples."""
+        return len(self.examples)
+
+    def __iter__(self) -> Iterator[Example]:
+        """The examples, in order."""
+        return iter(self.examples)
+
+    @property
+    def labelled(self) -> bool:
+        """Whether every example has a label."""
+        return all(example.label is not None for example in self.examples)
+
+    @property
+    def labels(self) -> tuple[int | float, ...]:
+        """The labels, in order.
+
+        Raises:
+            DataError: some examples have none.
+        """
+        labels = tuple(example.label for example in self.examples if example.label is not None)
+        if len(labels) != len(self.examples):
+            missing = len(self.examples) - len(labels)
+            raise DataError(f"{missing} of {len(self.examples)} examples of {self.name} have no label. Use a labelled split.")
+        return labels

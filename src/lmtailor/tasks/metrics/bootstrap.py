@@ -1,0 +1,155 @@
+"""Values with percentile bootstrap intervals, and paired bootstrap tests. Efron & Tibshirani 1993, chapters 13 and 16.
+
+Legend: B resamples, N examples, S seeds. A resample is a row of counts: how often each example was drawn.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from lmtailor.core.errors import InputError
+from lmtailor.tasks.example import TaskKind
+from lmtailor.tasks.metrics.metric import Metric, get_metric
+from lmtailor.tasks.metrics.score import PairedTest, Score, Scores
+
+Floats = NDArray[np.float64]
+
+_CELLS = 2_000_000
+"""Counts held at a time; bounds the memory (16 MB an array)."""
+
+
+def evaluate_predictions(
+    metrics: Sequence[str],
+    predicted: ArrayLike,
+    reference: ArrayLike,
+    *,
+    kind: TaskKind,
+    labels: Sequence[str] = (),
+    resamples: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Scores:
+    """The metrics of predictions, each with a percentile bootstrap interval over examples.
+
+    Args:
+        metrics: names; their order is the order of the scores.
+        predicted: label indices, or numbers in regression (N,).
+        reference: the truth, likewise (N,).
+        kind: of the task.
+        labels: names of the labels, to check the indices against; empty in regression.
+        resamples: B. All metrics see the same resamples.
+        level: share of resamples inside the interval.
+        seed: of the resamples.
+
+    Raises:
+        InputError: an unknown metric or one of another kind, no examples, arrays of unequal length, or values that are no
+            labels or no finite numbers.
+    """
+    chosen = [get_metric(name, kind=kind) for name in metrics]
+    predicted_N = _checked("predictions", predicted, kind, labels)
+    reference_N = _checked("reference", reference, kind, labels)
+    _check_lengths(predicted_N, reference_N)
+    _check_settings(resamples, level)
+    draws: list[list[Floats]] = [[] for _ in chosen]
+    for weights_BN in _resamples(len(reference_N), resamples, seed):
+        for values, metric in zip(draws, chosen, strict=True):
+            values.append(metric.weighted(weights_BN, predicted_N, reference_N))
+    scores = []
+    for metric, values in zip(chosen, draws, strict=True):
+        low, high = _interval(np.concatenate(values), level)
+        value = metric.value(predicted_N, reference_N)
+        scores.append(Score(metric=metric.name, value=value, n=len(reference_N), low=low, high=high))
+    return Scores(scores)
+
+
+def paired_difference(
+    metric: str, a: ArrayLike, b: ArrayLike, reference: ArrayLike, *, resamples: int = 1000, level: float = 0.95, seed: int = 0
+) -> PairedTest:
+    """Whether system a differs from system b on the same examples, by a paired bootstrap over examples.
+
+    With several seeds a side, each resample takes the metric's mean over the side's seeds; seeds are not resampled, so
+    the interval speaks of the examples, not of training again. The p-value is twice the smaller share of resampled
+    differences on one side of zero, with one added to both counts so that it is never 0.
+
+    Args:
+        metric: name of the metric.
+        a: predictions of the first system (N,), or one row a seed (S, N).
+        b: predictions of the second system, likewise; the number of seeds may differ.
+        reference: the truth (N,).
+        resamples: B.
+        level: share of resamples inside the interval.
+        seed: of the resamples.
+
+    Raises:
+        InputError: as `evaluate_predictions`.
+    """
+    chosen = get_metric(metric)
+    kind = chosen.kinds[0]
+    reference_N = _checked("reference", reference, kind, ())
+    sides = [[_checked("predictions", row, kind, ()) for row in np.atleast_2d(np.asarray(side))] for side in (a, b)]
+    for row in (*sides[0], *sides[1]):
+        _check_lengths(row, reference_N)
+    _check_settings(resamples, level)
+    chunks = [
+        _mean(chosen, weights_BN, sides[0], reference_N) - _mean(chosen, weights_BN, sides[1], reference_N)
+        for weights_BN in _resamples(len(reference_N), resamples, seed)
+    ]
+    draws_B = np.concatenate(chunks)
+    ones = np.ones((1, len(reference_N)))
+    difference = float((_mean(chosen, ones, sides[0], reference_N) - _mean(chosen, ones, sides[1], reference_N))[0])
+    low, high = _interval(draws_B, level)
+    tail = min(int((draws_B <= 0).sum()), int((draws_B >= 0).sum()))
+    p = min(1.0, 2 * (tail + 1) / (resamples + 1))
+    return PairedTest(metric=metric, difference=difference, low=low, high=high, p=p, n=len(reference_N))
+
+
+def _mean(metric: Metric, weights_BN: Floats, rows: Sequence[Floats], reference_N: Floats) -> Floats:
+    """The metric's mean over seeds (B,)."""
+    values_SB = np.stack([metric.weighted(weights_BN, row, reference_N) for row in rows])
+    means: Floats = values_SB.mean(axis=0)
+    return means
+
+
+def _resamples(n: int, resamples: int, seed: int) -> Iterator[Floats]:
+    """Counts of `resamples` bootstrap samples of n examples, in chunks (b, N)."""
+    rng = np.random.default_rng(seed)
+    chunk = max(1, _CELLS // n)
+    for start in range(0, resamples, chunk):
+        b = min(chunk, resamples - start)
+        drawn = rng.integers(0, n, size=(b, n)) + np.arange(b)[:, None] * n
+        yield np.bincount(drawn.ravel(), minlength=b * n).reshape(b, n).astype(np.float64)
+
+
+def _interval(draws_B: Floats, level: float) -> tuple[float, float]:
+    low, high = np.quantile(draws_B, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def _checked(what: str, values: ArrayLike, kind: TaskKind, labels: Sequence[str]) -> Floats:
+    array = np.asarray(values)
+    if array.ndim != 1 or not len(array):
+        raise InputError(f"The {what} must be a list of at least one value; found an array of shape {array.shape}.")
+    if array.dtype.kind not in ("iu" if kind == "classification" else "iuf"):
+        asked = "label indices (integers)" if kind == "classification" else "numbers"
+        raise InputError(f"The {what} must be {asked}; found values of type {array.dtype}.")
+    array_N = array.astype(np.float64)
+    if not np.isfinite(array_N).all():
+        raise InputError(
+            f"{int((~np.isfinite(array_N)).sum())} of {len(array_N)} {what} are not finite. Was the training stable?"
+        )
+    if labels and not ((array_N >= 0) & (array_N < len(labels))).all():
+        raise InputError(
+            f"The {what} must be indices of {len(labels)} labels; found {int(array_N.min())} to {int(array_N.max())}."
+        )
+    return array_N
+
+
+def _check_lengths(predicted_N: Floats, reference_N: Floats) -> None:
+    if len(predicted_N) != len(reference_N):
+        raise InputError(f"There are {len(predicted_N)} predictions for {len(reference_N)} examples. Give one each.")
+
+
+def _check_settings(resamples: int, level: float) -> None:
+    if resamples < 1 or not 0 < level < 1:
+        raise InputError(f"The bootstrap needs at least one resample and a level between 0 and 1; found {resamples} and {level}.")

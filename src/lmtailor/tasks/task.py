@@ -1,0 +1,218 @@
+"""A task: what is to be told from what, the data that shows it, and how it is scored."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from lmtailor.core.errors import InputError, near
+from lmtailor.tasks.build import STANDARD, Part, Schema, build_splits
+from lmtailor.tasks.example import Example, Split, TaskKind
+from lmtailor.tasks.metrics import get_metric
+from lmtailor.tasks.table import table_of_records
+
+__all__ = ["Example", "Split", "Task", "TaskKind"]
+
+Records = Sequence[Mapping[str, object]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """A task of classification or regression on one text or a pair.
+
+    A pair has two text columns; there is no separate kind for it.
+    """
+
+    name: str
+    kind: TaskKind
+    text: tuple[str, ...]
+    """The text columns: one, or two for a pair."""
+    label: str
+    """The column of labels."""
+    labels: tuple[str, ...]
+    """Names of the labels; an example's label is an index into them. Empty in regression."""
+    metrics: tuple[str, ...]
+    """Names of metrics. The first one chooses checkpoints and ranks runs."""
+    splits: Mapping[str, Split]
+    """"train", "dev", "test" and "unlabelled" where they are there, and the out-of-domain sets by their names."""
+    ood: tuple[str, ...] = ()
+    """Which of the splits are out-of-domain test sets."""
+    extra: tuple[str, ...] = ()
+    """Further columns of the examples, which patterns may use."""
+    patterns: tuple[str, ...] = ()
+    """Patterns that the card proposes, as text; readouts parse them."""
+    verbalizer: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Label -> the words that stand for it, as the card proposes; empty: none proposed."""
+    notes: tuple[str, ...] = ()
+    """What is odd in the data and no error, such as texts that are in train and test. For people; show them."""
+
+    def __post_init__(self) -> None:
+        if not self.name or not self.metrics:
+            raise InputError(f"A task needs a name and at least one metric; found {self.name!r} and {list(self.metrics)}.")
+        for metric in self.metrics:
+            get_metric(metric, kind=self.kind)
+        if self.kind == "classification" and len(self.labels) < 2:
+            raise InputError(f"Classification needs at least two labels; found {list(self.labels)}.")
+        if self.kind == "regression" and self.labels:
+            raise InputError(f"Regression has numbers, not named labels; found {list(self.labels)}.")
+        for name in self.ood:
+            if name in STANDARD or name not in self.splits:
+                raise InputError(
+                    f"{name!r} cannot be an out-of-domain set: it must be a split, and none of {', '.join(STANDARD)}."
+                )
+        self._check_verbalizer()
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """All fields of an example: the text columns, then the further ones."""
+        return self.text + self.extra
+
+    @property
+    def num_outputs(self) -> int:
+        """Scores for an example: one a label, or one in regression."""
+        return len(self.labels) if self.kind == "classification" else 1
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the content: kind, columns, labels and every example of every split, in hexadecimal.
+
+        Names, metrics, patterns and sources do not count.
+        """
+        digest = hashlib.sha256()
+        _feed(digest, [self.kind, self.text, self.extra, self.labels])
+        for name in sorted(self.splits):
+            _feed(digest, [name, len(self.splits[name])])
+            for example in self.splits[name]:
+                _feed(digest, [[example.fields[column] for column in self.columns], example.label])
+        return digest.hexdigest()
+
+    def split(self, name: str) -> Split:
+        """The split of this name.
+
+        Raises:
+            InputError: the task has no such split.
+        """
+        if name not in self.splits:
+            raise InputError(f"The task {self.name} has no split {name!r}. {near(name, self.splits)}")
+        return self.splits[name]
+
+    @classmethod
+    def from_records(  # noqa: PLR0913 - the one door for data in memory; every argument is a key of a card
+        cls,
+        *,
+        text: str | Sequence[str],
+        label: str = "label",
+        kind: TaskKind = "classification",
+        train: Records | None = None,
+        dev: Records | None = None,
+        test: Records | None = None,
+        unlabelled: Records | None = None,
+        ood: Mapping[str, Records] | None = None,
+        labels: Sequence[str | int] | None = None,
+        label_map: Mapping[str, str] | None = None,
+        metrics: Sequence[str] | None = None,
+        extra: Sequence[str] = (),
+        patterns: Sequence[str] = (),
+        verbalizer: Mapping[str, Sequence[str]] | None = None,
+        dev_fraction: float | None = None,
+        limits: Mapping[str, int] | None = None,
+        seed: int = 0,
+        name: str = "task",
+    ) -> "Task":
+        """A task from rows in memory; each row maps column names to values.
+
+        Args:
+            text: the text column, or two for a pair.
+            label: the column of labels. Labels that are numbers are written out: 1 is the label "1".
+            kind: "classification" or "regression".
+            train: rows to learn from; leave out any split that is not there.
+            dev: rows that choose checkpoints.
+            test: rows that are scored at the end.
+            unlabelled: rows without labels; a label column is ignored.
+            ood: name -> rows of an out-of-domain test set.
+            labels: all labels in their order; None: train's, sorted.
+            label_map: label as in the rows -> label of the task.
+            metrics: names of metrics; None: `default_metrics`.
+            extra: further columns for patterns.
+            patterns: proposals for `Verbalizer` readouts, as text.
+            verbalizer: label -> words that may stand for it.
+            dev_fraction: share of train's texts to hold out as dev.
+            limits: split -> the most examples to keep.
+            seed: of dev and limits.
+            name: for messages, records and reports.
+
+        Raises:
+            DataError: rows that are not what the arguments say.
+            InputError: arguments that contradict each other.
+        """
+        schema = Schema(
+            kind=kind,
+            text=(text,) if isinstance(text, str) else tuple(text),
+            label=label,
+            extra=tuple(extra),
+            labels=None if labels is None else tuple(str(item) for item in labels),
+            label_map=label_map or {},
+            dev_fraction=dev_fraction,
+            limits=limits or {},
+            seed=seed,
+        )
+        given = {"train": train, "dev": dev, "test": test, "unlabelled": unlabelled} | dict(ood or {})
+        parts = {key: Part(table=table_of_records(rows, f"{key} records")) for key, rows in given.items() if rows is not None}
+        words = {key: tuple(items) for key, items in (verbalizer or {}).items()}
+        return cls.from_parts(parts, schema, name=name, metrics=metrics, patterns=patterns, verbalizer=words)
+
+    @classmethod
+    def from_parts(
+        cls,
+        parts: Mapping[str, Part],
+        schema: Schema,
+        *,
+        name: str,
+        metrics: Sequence[str] | None = None,
+        patterns: Sequence[str] = (),
+        verbalizer: Mapping[str, tuple[str, ...]] | None = None,
+    ) -> "Task":
+        """A task from tables; parts that are not train, dev, test or unlabelled are out-of-domain sets.
+
+        Raises:
+            DataError, InputError: see `build_splits`.
+        """
+        if not parts:
+            raise InputError(f"The task {name} has no data. Give at least one of {', '.join(STANDARD)}.")
+        built = build_splits(parts, schema)
+        return cls(
+            name=name,
+            kind=schema.kind,
+            text=schema.text,
+            label=schema.label,
+            labels=built.labels,
+            metrics=tuple(metrics) if metrics else default_metrics(schema.kind),
+            splits=built.splits,
+            ood=tuple(part for part in parts if part not in STANDARD),
+            extra=schema.extra,
+            patterns=tuple(patterns),
+            verbalizer=verbalizer or {},
+            notes=built.notes,
+        )
+
+    def _check_verbalizer(self) -> None:
+        if self.kind != "classification" or not self.verbalizer:
+            return
+        for label, words in self.verbalizer.items():
+            if label not in self.labels:
+                raise InputError(f"The verbalizer has words for {label!r}, which is no label. {near(label, self.labels)}")
+            if not words or not all(word.strip() for word in words):
+                raise InputError(f"The verbalizer's words for {label!r} are {list(words)}. Give at least one, none empty.")
+        missing = [label for label in self.labels if label not in self.verbalizer]
+        if missing:
+            raise InputError(f"The verbalizer has no words for {', '.join(map(repr, missing))}. Every label needs some.")
+
+
+def default_metrics(kind: TaskKind) -> tuple[str, ...]:
+    """The metrics of a task that names none: accuracy and macro-F1, or Pearson and Spearman correlation."""
+    return ("accuracy", "macro_f1") if kind == "classification" else ("pearson", "spearman")
+
+
+def _feed(digest: "hashlib._Hash", value: object) -> None:
+    digest.update(json.dumps(value, ensure_ascii=True, separators=(",", ":")).encode() + b"\n")
