@@ -1,0 +1,1 @@
+"""A pretrained language model and its sites: the same names for every architecture."""

@@ -171,7 +171,9 @@ class Sites(Mapping[str, Site]):
                 wanted = f" of kind {' or '.join(kinds)}" if kinds else ""
                 if names:
                     have = sorted({self._sites[name].kind for name in names})
-                    raise SiteError(f"The pattern {one!r} selects no site{wanted} in {self.model_type}, only {', '.join(have)} sites.")
+                    raise SiteError(
+                        f"The pattern {one!r} selects no site{wanted} in {self.model_type}, only {', '.join(have)} sites."
+                    )
                 raise SiteError(f"The pattern {one!r} selects no site{wanted} in {self.model_type}. {near(one, self._shapes())}")
             chosen.update(found)
         return tuple(site for name, site in self._sites.items() if name in chosen)

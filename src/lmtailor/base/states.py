@@ -1,0 +1,62 @@
+"""What a forward of the trunk leaves behind.
+
+Shapes: N rows, T tokens, H features.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+
+from lmtailor.base.stack import Stack
+from lmtailor.core.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class States:
+    """Hidden states of the stack that is read: the only one, or the decoder."""
+
+    last_NTH: Tensor
+    """The trunk's output, after the final norm: what the LM head reads."""
+    layers: Mapping[int, Tensor] = field(default_factory=dict)
+    """Outputs of the blocks that were asked for, under the numbers that were asked for, after all edits and before
+    the final norm."""
+
+
+@contextmanager
+def captured(model: nn.Module, stack: Stack, layers: Sequence[int]) -> Iterator[Mapping[int, Tensor]]:
+    """Keep the outputs of blocks during one forward.
+
+    The hooks stand last, so they see what edits made of the outputs. Where blocks share weights, calls are counted.
+
+    Args:
+        model: holds the stack.
+        stack: whose blocks.
+        layers: numbers of blocks, as Python indexes lists.
+
+    Raises:
+        InputError: there is no such block.
+    """
+    count = len(stack.blocks)
+    for layer in layers:
+        if not -count <= layer < count:
+            raise InputError(f"There is no block {layer}: the model has {count}, numbered 0 to {count - 1}, or -{count} to -1.")
+    asked: dict[int, list[int]] = {}
+    for layer in layers:
+        asked.setdefault(layer % count, []).append(layer)
+    kept: dict[int, Tensor] = {}
+    calls = {path: [number for number, block in enumerate(stack.blocks) if block == path] for path in stack.blocks}
+    with ExitStack() as hooks:
+        for path, numbers in calls.items():
+            if asked.keys().isdisjoint(numbers):
+                continue
+            order = iter(numbers)
+
+            def keep(module: nn.Module, args: Any, output: Any, order: Iterator[int] = order) -> None:
+                for name in asked.get(next(order), ()):
+                    kept[name] = output[0] if isinstance(output, tuple) else output
+
+            hooks.callback(model.get_submodule(path).register_forward_hook(keep).remove)
+        yield kept
