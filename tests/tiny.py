@@ -119,15 +119,17 @@ def _model(key: str, head: bool, overrides: tuple[tuple[str, Any], ...]) -> PreT
     auto = {"encoder": AutoModelForMaskedLM, "decoder": AutoModelForCausalLM, "encoder-decoder": AutoModelForSeq2SeqLM}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(sum(key.encode()))
-        model: PreTrainedModel = (auto[kind_of(key)] if head else AutoModel).from_config(tiny_config(key, **dict(overrides)))
+        kind = auto[kind_of(key)] if head else AutoModel
+        model: PreTrainedModel = kind.from_config(tiny_config(key, **dict(overrides)))  # type: ignore[no-untyped-call]
         with torch.no_grad():
             for parameter in model.parameters():
                 if parameter.requires_grad:
-                    parameter += 0.1 * torch.randn_like(parameter)
+                    parameter.add_(0.1 * torch.randn_like(parameter))
             for name, buffer in model.named_buffers():
                 if name == "final_logits_bias":
-                    buffer += 0.1 * torch.randn_like(buffer)
-    return model.eval()
+                    buffer.add_(0.1 * torch.randn_like(buffer))
+    model.train(False)
+    return model
 
 
 def tiny_tokenizer(kind: Kind = "encoder") -> PreTrainedTokenizerFast:
@@ -157,7 +159,9 @@ def _tokenizer(kind: Kind) -> PreTrainedTokenizerFast:
             single="$A </s>", pair="$A </s> $B </s>", special_tokens=[("</s>", SPECIALS.index("</s>"))]
         )
         names |= dict(mask_token="[MASK]")
-    return PreTrainedTokenizerFast(tokenizer_object=inner, model_max_length=128, padding_side="right", **names)
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=inner, model_max_length=128, padding_side="right", **names
+    )
 
 
 def _word_pieces() -> Tokenizer:

@@ -10,7 +10,6 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from transformers.pytorch_utils import Conv1D
 
 from lmtailor.base.build import build
 from lmtailor.base.families import FamilyTable, family_of
@@ -23,7 +22,10 @@ from lmtailor.base.stack import Stack
 from lmtailor.base.states import States, captured
 from lmtailor.base.trunk import trunk_of
 from lmtailor.base.views import LinearView, NormView
+from lmtailor.base.weights import Weights
 from lmtailor.core.errors import InputError, UnsupportedError
+
+__all__ = ["Base", "States"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -37,8 +39,8 @@ class Base:
     tokenizer: PreTrainedTokenizerBase
     family: Family
     sites: Sites
-    stacks: Mapping[str, Stack]
-    """By name, in the order of the forward: "" alone, or "encoder" and "decoder"."""
+    stacks: tuple[Stack, ...]
+    """In the order of the forward: one, or the encoder and the decoder."""
     source: str
     """Where it was loaded from: a hub id, a folder or a file; "" if it was not."""
     fingerprint: str
@@ -68,9 +70,10 @@ class Base:
             SiteError: the family's table does not fit the model.
         """
         table = family_of(model.config, family)
-        model.eval().requires_grad_(False)
+        model.train(False)
+        model.requires_grad_(False)
         trunk, prefix = trunk_of(model, table)
-        sites, stacks = build(model, table, prefix)
+        sites, stacks = build(Weights(model, trunk, table), prefix)
         return cls(
             model=model,
             trunk=trunk,
@@ -80,7 +83,7 @@ class Base:
             stacks=stacks,
             source=source,
             fingerprint=fingerprint(trunk),
-            max_length=max_length(tokenizer, model.config, table, stacks.values()),
+            max_length=max_length(tokenizer, model.config, table, stacks),
         )
 
     @property
@@ -102,7 +105,7 @@ class Base:
     def output_size(self) -> int:
         """Features of `States.last_NTH`; other than `hidden_size` only where the trunk ends in a projection (OPT-350m)."""
         path = self.family.stacks[-1].project_out
-        return self.hidden_size if path is None else int(self.trunk.get_submodule(path).weight.shape[0])  # type: ignore[arg-type,union-attr]
+        return self.hidden_size if path is None else int(self.trunk.get_submodule(path).out_features)  # type: ignore[arg-type]
 
     @property
     def vocab_size(self) -> int:
@@ -115,7 +118,7 @@ class Base:
     @property
     def read(self) -> Stack:
         """The stack whose states are read: the only one, or the decoder."""
-        return list(self.stacks.values())[-1]
+        return self.stacks[-1]
 
     @property
     def pooler(self) -> nn.Module | None:
@@ -154,8 +157,7 @@ class Base:
             raise InputError(
                 f"{site.name} is a {site.kind} site and has no weight of its own; name a projection, such as block.0.attn.q."
             )
-        module = self.module(site.module)
-        return LinearView(module, isinstance(module, Conv1D), site.part)
+        return self.sites.linear(site)
 
     def norm(self, site: Site) -> NormView:
         """Gain and shift of a norm site.
@@ -165,13 +167,7 @@ class Base:
         """
         if site.kind != "norm":
             raise InputError(f"{site.name} is a {site.kind} site, not a norm; name one such as block.0.norm1 or final_norm.")
-        return self.norm_at(site.module)
-
-    def norm_at(self, path: str) -> NormView:
-        """Gain and shift of the norm at a path of `model`, such as a site's `next_norm`."""
-        module = self.module(path)
-        kind = self.family.norm
-        return NormView(module, kind.kind, float(getattr(module, kind.eps)), kind.unit)
+        return self.sites.norm(site)
 
     def hidden(self, inputs: Mapping[str, Tensor], layers: Sequence[int] = ()) -> States:
         """Run the trunk.

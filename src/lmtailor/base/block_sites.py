@@ -5,7 +5,9 @@ from functools import partial
 
 from lmtailor.base.family import Fused, StackTable, Sublayer
 from lmtailor.base.lookup import Lookup, join
-from lmtailor.base.sites import Attention, Entry, Site, Slice
+from lmtailor.base.sites import Attention, Entry, Site
+from lmtailor.base.slices import Slice
+from lmtailor.core.errors import UnsupportedError
 
 
 class BlockSites:
@@ -54,11 +56,21 @@ class BlockSites:
             width=self.hidden,
             attention=attention,
             entry=Entry(module=self._path(sublayer.entry), normed=sublayer.normed),
-            next_norm=None if sublayer.next_norm is None else self._path(sublayer.next_norm),
+            next_norm=self._next_norm(sublayer, first),
         )
         for number, module in enumerate(sublayer.norms, first):
             if module != sublayer.entry:
                 yield from self._norm(f"{self.name}.norm{number}", module, self.hidden)
+
+    def _next_norm(self, sublayer: Sublayer, first: int) -> str | None:
+        if sublayer.next_norm is None:
+            return None
+        name = f"{self.name}.norm{first + sublayer.norms.index(sublayer.next_norm)}"
+        if self.look.gain(name, self._path(sublayer.next_norm)) is None:
+            raise UnsupportedError(
+                f"{name} of this {self.look.family} model has no weights, which is not known after a residual add."
+            )
+        return name
 
     def _norm(self, name: str, module: str, width: int) -> Iterator[Site]:
         path = self._path(module)

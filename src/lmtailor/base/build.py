@@ -1,45 +1,44 @@
 """From a transformers model and its family's table to sites and stacks; every module is looked up and measured."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from types import MappingProxyType
+from collections.abc import Iterator
 
 from torch import nn
-from transformers import PreTrainedModel
 
 from lmtailor.base.block_sites import BlockSites
-from lmtailor.base.family import Family, StackTable
+from lmtailor.base.family import StackTable
 from lmtailor.base.lookup import Lookup, join
 from lmtailor.base.sites import Site, Sites
 from lmtailor.base.stack import Stack
+from lmtailor.base.weights import Weights
 from lmtailor.core.errors import UnsupportedError
 
 
-def build(model: PreTrainedModel, family: Family, prefix: str) -> tuple[Sites, Mapping[str, Stack]]:
-    """All sites of a model, and its stacks by name.
+def build(weights: Weights, prefix: str) -> tuple[Sites, tuple[Stack, ...]]:
+    """All sites and stacks of a model.
 
     Args:
-        model: the model, with LM head or without.
-        family: the table of its architecture.
+        weights: the model, its trunk and the table of its architecture.
         prefix: path of the trunk in the model; "" if the model is a trunk, or holds the trunk's parts itself.
 
     Raises:
         SiteError: a module of the table is missing, is of another kind, or has another width.
         UnsupportedError: two stacks share one word-embedding module.
     """
-    look = Lookup(model, family.name)
+    family = weights.family
+    look = Lookup(weights.model, family.name)
     sites: dict[str, Site] = {}
-    stacks: dict[str, Stack] = {}
+    stacks: list[Stack] = []
     for table in family.stacks:
         blocks = _block_paths(look, table, prefix)
-        stacks[table.name] = _stack(look, table, prefix, blocks)
+        stacks.append(_stack(look, table, prefix, blocks))
         sites |= {site.name: site for site in _stack_sites(look, table, prefix, blocks)}
     head = family.lm_head.output
     if head in look:
         out, width = look.projection("lm_head", head)
         sites["lm_head"] = Site(name="lm_head", kind="projection", module=head, width=out, in_width=width)
     _check_embeddings(look, [site for site in sites.values() if site.kind == "embedding"])
-    return Sites(sites, model_type=family.name), MappingProxyType(stacks)
+    return Sites(sites, model_type=family.name, weights=weights), tuple(stacks)
 
 
 def _check_embeddings(look: Lookup, sites: list[Site]) -> None:

@@ -22,7 +22,7 @@ class Lookup:
     def __init__(self, model: PreTrainedModel, family: str) -> None:
         self.model = model
         self.family = family
-        self._modules = dict(model.named_modules(remove_duplicate=False))
+        self._modules: dict[str, nn.Module] = dict(model.named_modules(remove_duplicate=False))
 
     def __contains__(self, path: str) -> bool:
         return path in self._modules

@@ -6,8 +6,13 @@
     block.N.cross         likewise, the decoder's attention over the encoder  kind "sublayer"
     block.N.attn.{q,k,v,o}  block.N.cross.{q,k,v,o}  block.N.ffn.{gate,up,down}  kind "projection"
     block.N.attn.qkv  block.N.ffn.gate_up   a fused projection as a whole     kind "projection"
-    block.N.norm1, norm2, …   final_norm                                      kind "norm"
+    block.N.norm1, norm2, …   embed_norm   final_norm                         kind "norm"
+    block.N.attn.q_norm  .k_norm   over the features of each head             kind "norm"
     lm_head                                                                   kind "projection"
+
+In feed-forward networks `gate` is the projection that goes through the activation, where there are two; `up` is the
+one before the activation where there is no gate. `attn.qkv` and `attn.q`, where both exist, are one module. A norm
+without weights is no site, and the LM head has sites for its last projection alone.
 
 In encoder-decoders every name of a stack starts with `encoder.` or `decoder.`; a pattern without that start
 selects in both. In models whose blocks share their weights (ALBERT), block N is the Nth call in a forward.
@@ -18,48 +23,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from torch import Tensor
 
+from lmtailor.base.slices import Slice
+from lmtailor.base.views import LinearView, NormView
+from lmtailor.base.weights import Weights
 from lmtailor.core.errors import SiteError, near
 
 SiteKind = Literal["embedding", "block", "sublayer", "projection", "norm"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Slice:
-    """Features of a fused projection that form one part: `count` runs of `length`, `stride` apart, from `offset`."""
-
-    offset: int
-    length: int
-    stride: int
-    count: int = 1
-
-    @property
-    def width(self) -> int:
-        """Number of features in the part."""
-        return self.length * self.count
-
-    def take(self, y: Tensor) -> Tensor:
-        """The part of (…, O) features as (…, width): a view where the runs are one, else a copy."""
-        if self.count == 1:
-            return y[..., self.offset : self.offset + self.length]
-        return y.unflatten(-1, (self.count, self.stride))[..., self.offset : self.offset + self.length].flatten(-2)
-
-    def put(self, y: Tensor, part: Tensor) -> Tensor:
-        """A copy of (…, O) features in which the part is replaced by (…, width)."""
-        out = y.clone()
-        if self.count == 1:
-            out[..., self.offset : self.offset + self.length] = part
-        else:
-            runs = out.unflatten(-1, (self.count, self.stride))
-            runs[..., self.offset : self.offset + self.length] = part.unflatten(-1, (self.count, self.length))
-        return out
-
-    def rows(self) -> Tensor:
-        """The indices of the part's features in the fused projection's output (width,)."""
-        starts = torch.arange(self.count)[:, None] * self.stride + self.offset
-        return (starts + torch.arange(self.length)[None]).flatten()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,14 +91,15 @@ class Site:
     entry: Entry | None = None
     """Sublayers: where their input and residual are read."""
     next_norm: str | None = None
-    """Sublayers of post-norm models: the norm that follows the residual add."""
+    """Sublayers of post-norm models: the name of the norm's site that follows the residual add."""
 
 
 class Sites(Mapping[str, Site]):
     """All sites of a model by name, in the order of the forward."""
 
-    def __init__(self, sites: Mapping[str, Site], *, model_type: str) -> None:
+    def __init__(self, sites: Mapping[str, Site], *, model_type: str, weights: Weights) -> None:
         self._sites = dict(sites)
+        self._weights = weights
         self.model_type = model_type
 
     def __getitem__(self, name: str) -> Site:
@@ -177,6 +149,41 @@ class Sites(Mapping[str, Site]):
                 raise SiteError(f"The pattern {one!r} selects no site{wanted} in {self.model_type}. {near(one, self._shapes())}")
             chosen.update(found)
         return tuple(site for name, site in self._sites.items() if name in chosen)
+
+    def without_head(self) -> "Sites":
+        """The sites that a readout of hidden states depends on: all but the LM head."""
+        return Sites(
+            {name: site for name, site in self._sites.items() if name != "lm_head"},
+            model_type=self.model_type,
+            weights=self._weights,
+        )
+
+    def linear(self, site: Site) -> LinearView:
+        """The weight and bias of a projection site as (out, in)."""
+        whole = self._weights.linear(site.module)
+        return LinearView(whole.module, whole.transposed, site.part)
+
+    def norm(self, site: Site) -> NormView:
+        """Gain and shift of a norm site."""
+        return self._weights.norm(site.module)
+
+    def parameters(self, name: str | None = None) -> dict[str, Tensor]:
+        """Parameters of the base by path, each once: those of one site and of all sites below it, or of all sites.
+
+        `block.3` has everything in the block; `block.3.attn` the projections and norms whose names start so; `lm_head`
+        the whole head, with the word embeddings if they are tied to it.
+        """
+        if name is None:
+            return self._weights.of_model(head="lm_head" in self._sites)
+        site = self[name]
+        if site.kind == "block":
+            return self._weights.of_modules((site.module,), deep=True)
+        if name == "lm_head":
+            trunk = self._weights.of_model(head=False)
+            head = {path: value for path, value in self._weights.of_model(head=True).items() if path not in trunk}
+            return head | self._weights.of_modules((site.module,), deep=False)
+        below = tuple(own.module for key, own in self._sites.items() if key == name or key.startswith(f"{name}."))
+        return self._weights.of_modules(below, deep=False)
 
     def _matching(self, pattern: str) -> list[str]:
         out = []

@@ -5,8 +5,8 @@ Shapes: N rows, T tokens, H features.
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
 
 from torch import Tensor, nn
 
@@ -23,6 +23,23 @@ class States:
     layers: Mapping[int, Tensor] = field(default_factory=dict)
     """Outputs of the blocks that were asked for, under the numbers that were asked for, after all edits and before
     the final norm."""
+
+    def select(self, rows: Sequence[int], count: int) -> Self:
+        """The states of some rows of a batch.
+
+        Args:
+            rows: numbers of rows.
+            count: how many rows the batch has; each has N / count consecutive sequences.
+        """
+        return replace(
+            self,
+            last_NTH=_rows(self.last_NTH, rows, count),
+            layers={number: _rows(layer, rows, count) for number, layer in self.layers.items()},
+        )
+
+
+def _rows(x: Tensor, rows: Sequence[int], count: int) -> Tensor:
+    return x.reshape(count, -1, *x.shape[1:])[list(rows)].flatten(0, 1)
 
 
 @contextmanager

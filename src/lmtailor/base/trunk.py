@@ -1,7 +1,7 @@
 """The trunk of a model: what runs the blocks and stops before the LM head."""
 
 import torch
-from transformers import MODEL_MAPPING, PreTrainedModel
+from transformers import AutoModel, PreTrainedModel
 
 from lmtailor.base.family import Family
 
@@ -14,12 +14,13 @@ def trunk_of(model: PreTrainedModel, family: Family) -> tuple[PreTrainedModel, s
     has no weights beside the model's and follows it to another device.
     """
     inner = model.base_model
-    if inner is not model:
-        return inner, model.base_model_prefix
+    if isinstance(inner, PreTrainedModel) and inner is not model:
+        return inner, str(model.base_model_prefix)
     if family.lm_head.output not in dict(model.named_modules()):
         return model, ""
     with torch.device("meta"):
-        shell = MODEL_MAPPING[type(model.config)](model.config)
+        shell: PreTrainedModel = AutoModel.from_config(model.config)  # type: ignore[no-untyped-call]
     for name in shell._modules:
         shell._modules[name] = model.get_submodule(name)
-    return shell.eval(), ""
+    shell.train(False)
+    return shell, ""

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from lmtailor.base.sites import Slice
+from lmtailor.base.slices import Slice
 
 
 @dataclass(frozen=True)
@@ -33,12 +33,13 @@ class LinearView:
     @property
     def bias_O(self) -> Tensor | None:
         """The bias, or None."""
-        bias = self.module.bias if "bias" in self.module._parameters else None
-        return bias if bias is None or self.part is None else self.part.take(bias)  # type: ignore[arg-type,return-value]
+        bias: Tensor | None = self.module._parameters.get("bias")
+        return bias if bias is None or self.part is None else self.part.take(bias)
 
     def row_norms_O(self) -> Tensor:
         """The Euclidean norm of each output's weights."""
-        return torch.linalg.vector_norm(self.weight_OI.detach().float(), dim=1)
+        norms: Tensor = torch.linalg.vector_norm(self.weight_OI.detach().float(), dim=1)
+        return norms
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,8 @@ class NormView:
     @property
     def gain_H(self) -> Tensor:
         """The factor that is applied to each feature."""
-        return self.module.weight + self.unit  # type: ignore[operator]
+        weight: Tensor = self.module.weight  # type: ignore[assignment]
+        return weight + self.unit
 
     @property
     def shift_H(self) -> Tensor | None:
