@@ -7,7 +7,7 @@
 # A machine needs Python 3.11 or newer (PYTHON=... names one), git and make. Nothing is installed outside $(VENV) and $(DEMO).
 
 VENV ?= .venv
-DEMO ?= .demo
+DEMO := .demo
 WORKERS ?= 2
 BIN := $(VENV)/bin
 
