@@ -68,5 +68,5 @@ def table_of_records(records: Sequence[object], source: str, lines: Sequence[int
             place = f"line {lines[number]}" if lines is not None else f"row {number + 1}"
             raise DataError(f"{source}: {place} is {type(record).__name__}, not a mapping of column names to values.")
         rows.append(record)
-        names.update(dict.fromkeys(map(str, record)))
+        names.update(dict.fromkeys(record))
     return Table(source=source, columns={name: [row.get(name) for row in rows] for name in names}, lines=lines)

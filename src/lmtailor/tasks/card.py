@@ -1,0 +1,297 @@
+"""Task cards: a task described in a TOML file beside its data.
+
+kind = "classification"                  # or "regression"; a pair has two text columns
+labels = ["negative", "positive"]        # their order; without it: train's labels, sorted
+metrics = ["accuracy", "macro_f1"]       # the first one chooses checkpoints and ranks runs
+dev_fraction = 0.1                       # where there is no dev file
+seed = 0
+
+[files]                                  # train, dev, test, unlabelled: paths from the card's folder
+train = "train.csv"                      # or the tables [dataset] with an id or a path, and [splits]
+test = "test.csv"
+
+[format]                                 # where suffix and defaults do not fit: encoding, delimiter, header, quoting
+encoding = "latin-1"
+
+[columns]
+text = "sentence"                        # or two names
+label = "label"
+
+[label_map]                              # label as written -> label of the task
+"0" = "negative"
+"1" = "positive"
+
+[limits]
+train = 1000
+
+[ood.reviews]                            # an out-of-domain test set with its own columns, label map and format
+file = "reviews.tsv"
+text = "review"
+
+[[patterns]]
+text = "{sentence} It was {mask}."
+
+[verbalizer]
+negative = ["terrible"]
+positive = ["great"]
+"""
+
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lmtailor.core.errors import InputError, near
+from lmtailor.core.settings import apply_overrides, from_mapping
+from lmtailor.tasks.build import STANDARD, Part, Schema
+from lmtailor.tasks.example import TaskKind
+from lmtailor.tasks.formats.hub import read_dataset
+from lmtailor.tasks.formats.text import read_text
+from lmtailor.tasks.read import Format, read_table
+from lmtailor.tasks.table import Table
+from lmtailor.tasks.task import Task
+
+
+@dataclass(frozen=True, kw_only=True)
+class Files:
+    """The table `[files]`: paths from the card's folder."""
+
+    train: str | None = None
+    dev: str | None = None
+    test: str | None = None
+    unlabelled: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """Where a `datasets` data set is; exactly one of `id` and `path`."""
+
+    id: str | None = None
+    path: str | None = None
+    """A folder, from the card's folder."""
+    name: str | None = None
+    """Its configuration, where it has several."""
+    revision: str | None = None
+    """Commit, tag or branch of an id."""
+
+    def __post_init__(self) -> None:
+        if (self.id is None) == (self.path is None):
+            raise InputError("A data set has an id or a path. Give exactly one of them.")
+        if self.revision is not None and self.id is None:
+            raise InputError("A revision is of a data set with an id; a folder has none.")
+
+    def table(self, split: str, folder: Path) -> Table:
+        """One split of it. Raises what `read_dataset` raises."""
+        source = self.id if self.path is None else str(folder / self.path)
+        assert source is not None
+        if self.path is not None and not Path(source).is_dir():
+            raise InputError(f"Cannot read the data set {source}: there is no such folder.")
+        return read_dataset(source, split=split, name=self.name, revision=self.revision)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Columns:
+    """The table `[columns]`."""
+
+    text: str | tuple[str, ...]
+    """The text column, or two for a pair."""
+    label: str = "label"
+    extra: tuple[str, ...] = ()
+    """Further columns that patterns may use."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutOfDomain:
+    """A table `[ood.NAME]`; what it leaves out is as in the rest of the card."""
+
+    file: str | None = None
+    dataset: Dataset | None = None
+    split: str | None = None
+    """The data set's name for the split; needed with `dataset`."""
+    text: str | tuple[str, ...] = ()
+    """Its columns for the task's text columns, in the same order."""
+    label: str | None = None
+    label_map: Mapping[str, str] | None = None
+    format: Format | None = None
+
+    def __post_init__(self) -> None:
+        if (self.file is None) == (self.dataset is None):
+            raise InputError("An out-of-domain set has a file or a dataset. Give exactly one of them.")
+        if (self.dataset is None) != (self.split is None):
+            raise InputError("split goes with dataset: give both or neither.")
+        if self.dataset is not None and self.format is not None:
+            raise InputError("format goes with file; a dataset has none.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pattern:
+    """A table of `[[patterns]]`."""
+
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """A whole card; see the module's docstring."""
+
+    columns: Columns
+    kind: TaskKind = "classification"
+    name: str | None = None
+    """None: the card's file name without its suffix."""
+    labels: tuple[str | int, ...] | None = None
+    label_map: Mapping[str, str] = field(default_factory=dict)
+    metrics: tuple[str, ...] = ()
+    files: Files = field(default_factory=Files)
+    format: Format = field(default_factory=Format)
+    """Of all files that have none of their own."""
+    dataset: Dataset | None = None
+    splits: Mapping[str, str] = field(default_factory=dict)
+    """With `dataset`: train, dev, test or unlabelled -> the data set's name for it."""
+    ood: Mapping[str, OutOfDomain] = field(default_factory=dict)
+    dev_fraction: float | None = None
+    limits: Mapping[str, int] = field(default_factory=dict)
+    seed: int = 0
+    patterns: tuple[Pattern, ...] = ()
+    verbalizer: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if (self.dataset is None) != (not self.splits):
+            raise InputError('dataset and splits go together: say which splits it has, such as splits = {train = "train"}.')
+        for name in self.splits:
+            if name not in STANDARD:
+                raise InputError(f"splits has {name!r}. {near(name, STANDARD)}")
+            if getattr(self.files, name) is not None:
+                raise InputError(f"{name} is given twice: as a file and as a split of the dataset.")
+        for name in self.ood:
+            if name in STANDARD:
+                raise InputError(f"{name!r} cannot name an out-of-domain set; {', '.join(STANDARD)} have meanings of their own.")
+
+
+def load_task(path: str | Path, *, overrides: Iterable[str] = ()) -> Task:
+    """The task that a card describes.
+
+    Args:
+        path: the card, a TOML file.
+        overrides: settings of the card as `key=value`, such as "limits.train=100"; see `apply_overrides`.
+
+    Raises:
+        InputError: no card, a card that is no TOML, has unknown keys or values of another type, or names files that are
+            not there.
+        DataError: data that is not what the card says.
+    """
+    path = Path(path)
+    try:
+        values: Mapping[str, object] = tomllib.loads(read_text(path))
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"{path} is no TOML: {error}.") from error
+    values = apply_overrides(values, overrides, known={"": Card})
+    _refuse_pair(values.get("kind"))
+    card = from_mapping(Card, values, source=str(path))
+    schema = Schema(
+        kind=card.kind,
+        text=_names(card.columns.text),
+        label=card.columns.label,
+        extra=card.columns.extra,
+        labels=None if card.labels is None else tuple(map(str, card.labels)),
+        label_map=card.label_map,
+        dev_fraction=card.dev_fraction,
+        limits=card.limits,
+        seed=card.seed,
+    )
+    return Task.from_parts(
+        _parts(card, path.parent),
+        schema,
+        name=card.name or path.stem,
+        metrics=card.metrics,
+        patterns=[pattern.text for pattern in card.patterns],
+        verbalizer=card.verbalizer,
+    )
+
+
+def task_from_files(  # noqa: PLR0913 - what a card would say, as the command line's options
+    *,
+    text: str | Sequence[str],
+    label: str = "label",
+    kind: TaskKind = "classification",
+    train: str | Path | None = None,
+    dev: str | Path | None = None,
+    test: str | Path | None = None,
+    unlabelled: str | Path | None = None,
+    ood: Mapping[str, str | Path] | None = None,
+    labels: Sequence[str] | None = None,
+    metrics: Sequence[str] | None = None,
+    form: Format | None = None,
+    dev_fraction: float | None = None,
+    limits: Mapping[str, int] | None = None,
+    seed: int = 0,
+    name: str | None = None,
+) -> Task:
+    """A task from data files without a card.
+
+    Args:
+        text: the text column, or two for a pair.
+        label: the column of labels.
+        kind: "classification" or "regression".
+        train: the file to learn from; leave out any that is not there.
+        dev: the file that chooses checkpoints.
+        test: the file that is scored at the end.
+        unlabelled: a file of texts without labels.
+        ood: name -> file of an out-of-domain test set with the same columns.
+        labels: all labels in their order; None: train's, sorted.
+        metrics: names of metrics; None: `default_metrics`.
+        form: how all the files are written; None: by their suffixes.
+        dev_fraction: share of train's texts to hold out as dev.
+        limits: split -> the most examples to keep.
+        seed: of dev and limits.
+        name: of the task; None: the first file's name without its suffix.
+
+    Raises:
+        InputError, DataError: as `load_task`.
+    """
+    _refuse_pair(kind)
+    given: dict[str, str | Path | None] = {"train": train, "dev": dev, "test": test, "unlabelled": unlabelled}
+    files = {split: Path(file) for split, file in {**given, **(ood or {})}.items() if file is not None}
+    schema = Schema(
+        kind=kind,
+        text=_names(text),
+        label=label,
+        labels=None if labels is None else tuple(labels),
+        dev_fraction=dev_fraction,
+        limits=limits or {},
+        seed=seed,
+    )
+    parts = {split: Part(table=read_table(file, form)) for split, file in files.items()}
+    first = next(iter(files.values()), Path("task"))
+    return Task.from_parts(parts, schema, name=name or first.stem, metrics=metrics)
+
+
+def _parts(card: Card, folder: Path) -> dict[str, Part]:
+    """Every split of the card, read."""
+    parts: dict[str, Part] = {}
+    for name in STANDARD:
+        file = getattr(card.files, name)
+        if file is not None:
+            parts[name] = Part(table=read_table(folder / file, card.format))
+        elif card.dataset is not None and name in card.splits:
+            parts[name] = Part(table=card.dataset.table(card.splits[name], folder))
+    for name, ood in card.ood.items():
+        parts[name] = Part(
+            table=_ood_table(ood, card.format, folder), text=_names(ood.text), label=ood.label, label_map=ood.label_map
+        )
+    return parts
+
+
+def _ood_table(ood: OutOfDomain, form: Format, folder: Path) -> Table:
+    if ood.dataset is not None and ood.split is not None:
+        return ood.dataset.table(ood.split, folder)
+    assert ood.file is not None
+    return read_table(folder / ood.file, ood.format or form)
+
+
+def _names(text: str | Sequence[str]) -> tuple[str, ...]:
+    return (text,) if isinstance(text, str) else tuple(text)
+
+
+def _refuse_pair(kind: object) -> None:
+    if kind == "pair":
+        raise InputError('A pair is kind = "classification" (or "regression") with two text columns; there is no kind "pair".')
