@@ -74,6 +74,7 @@ def _stack(look: Lookup, table: StackTable, prefix: str, blocks: tuple[str, ...]
         position_offset=offset,
         max_positions=None if rows is None else rows - offset,
         embedding=join(prefix, table.embed),
+        embedding_scale=1.0 if table.embed_scale is None else table.embed_scale(look.model.config),
     )
 
 

@@ -86,6 +86,8 @@ class StackTable:
     positions: PositionRule
     position_embedding: str | None = None
     position_offset: int | Callable[[PreTrainedConfig], int] = 0
+    embed_scale: Callable[[PreTrainedConfig], float] | None = None
+    """The root's factor on embeddings of ids that it does not apply to embeddings that are given."""
     embed_norm: str | None = None
     final_norm: str | None = None
     project_out: str | None = None

@@ -142,7 +142,12 @@ def _bart(name: str, *, pre: bool, offset: int, embed_norm: bool) -> Family:
 
 BART = _bart("bart", pre=False, offset=2, embed_norm=True)
 MBART = _bart("mbart", pre=True, offset=2, embed_norm=True)
-MARIAN = _bart("marian", pre=False, offset=0, embed_norm=False)
+def _marian_scale(config: PreTrainedConfig) -> float:
+    return float(config.d_model**0.5) if config.scale_embedding else 1.0
+
+
+_MARIAN = _bart("marian", pre=False, offset=0, embed_norm=False)
+MARIAN = replace(_MARIAN, stacks=(replace(_MARIAN.stacks[0], embed_scale=_marian_scale), _MARIAN.stacks[1]))
 
 ENCODER_DECODERS: Mapping[str, Family | Callable[[PreTrainedConfig], Family]] = {
     "t5": t5,

@@ -34,3 +34,5 @@ class Stack:
     """Largest number of positions (tokens); None where only memory limits it."""
     embedding: str = ""
     """The word-embedding module."""
+    embedding_scale: float = 1.0
+    """The root's factor on the embeddings of ids, which it does not apply to embeddings that are given (Marian's encoder)."""

@@ -9,12 +9,15 @@ import inspect
 import threading
 import weakref
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Protocol, Self
 
+import torch
 from torch import Tensor, nn
 
-from lmtailor.base.base import Base, States
+from lmtailor.base.base import Base
+from lmtailor.base.states import States
 from lmtailor.core.errors import InputError, StateError
 from lmtailor.edits.attention import restore, switch
 from lmtailor.edits.checkpointing import CheckpointGuard
@@ -28,13 +31,13 @@ from lmtailor.edits.weights import WeightSwap, swaps
 
 
 class BatchLike(Protocol):
-    """What a readout's batch must offer to be read."""
+    """What a readout's batch must offer to be read in parts."""
 
     @property
     def inputs(self) -> Mapping[str, Tensor]:
         """The trunk's arguments."""
 
-    def select(self, rows: Sequence[int]) -> Self:
+    def rows(self, examples: Sequence[int]) -> Self:
         """The batch of some examples."""
 
 
@@ -45,10 +48,14 @@ class Reader(Protocol):
     def layers(self) -> tuple[int, ...]:
         """Blocks whose output it reads besides the last."""
 
+    @property
+    def virtual(self) -> bool:
+        """Whether virtual tokens in front of the input are kept in the states it reads."""
+
     def prompt(self) -> tuple[int, ...]:
         """Token ids before every input."""
 
-    def scores(self, base: Base, states: States, batch: Any) -> Tensor:
+    def scores(self, base: Base, states: States, batch: Any, *, training: bool = False) -> Tensor:
         """(B, C)."""
 
 
@@ -80,7 +87,11 @@ class Attached:
         self.engine = Engine(base, edits, self._rows)
         self._stations = stations(self.engine)
         self._stores = [PrefixStore(self.engine, stack) for stack in base.stacks]
-        self._entrances = [Entrance(self.engine, s, p, self._begin) for s, p in zip(base.stacks, self._stores, strict=True)]
+        self._keep_virtual = any(adapter.reading is not None and adapter.reading.virtual for adapter in adapters)
+        self._entrances = [
+            Entrance(self.engine, stack, store, self._begin, keep_virtual=self._keep_virtual)
+            for stack, store in zip(base.stacks, self._stores, strict=True)
+        ]
         self._swaps: list[WeightSwap] = swaps(base.model, edits, self._rows.slots)
         self._guard = CheckpointGuard(self.engine, base.model)
         self._handles: list[Any] = []
@@ -94,7 +105,9 @@ class Attached:
         """
         with _lock:
             if self.base.model in _attached:
-                raise StateError("Adapters are attached to this base already. Leave that `with attach(...)` first, or name all rows in one.")
+                raise StateError(
+                    "Adapters are attached to this base already. Leave that `with attach(...)` first, or name all rows in one."
+                )
             _attached.add(self.base.model)
         try:
             self._install()
@@ -161,6 +174,16 @@ class Attached:
         layers = {layer for adapter in self.adapters if adapter.reading is not None for layer in adapter.reading.layers}
         return self.base.hidden(inputs, tuple(sorted(layers)))
 
+    def scores(self, slot: int, states: States, batch: BatchLike, *, training: bool = False) -> Tensor:
+        """Scores (B, C) of a batch whose rows all belong to one adapter, from the states of those rows.
+
+        Raises:
+            InputError: the adapter has no readout.
+        """
+        reading = self._reader(slot)
+        with self.engine.narrowed([slot]):
+            return reading.scores(self.base, self._without_virtual(states, slot, reading.virtual), batch, training=training)
+
     def read(self, batch: BatchLike) -> list[Tensor]:
         """Scores of every row from that row's own readout, (C,) each; C may differ between rows.
 
@@ -170,21 +193,33 @@ class Attached:
         states = self.states(batch.inputs)
         slots = self._rows.slots
         if self._rows.shared:
-            return list(self._reader(0).scores(self.base, states, batch))
+            return list(self.scores(0, states, batch))
+        per_row = states.last_NTH.shape[0] // len(slots)
         out: dict[int, Tensor] = {}
         for slot in dict.fromkeys(slots):
-            reader = self._reader(slot)
+            if slot is None:
+                raise InputError("A row has no adapter, so there is nothing to read its answer with. Read only rows with an adapter.")
             rows = [row for row, own in enumerate(slots) if own == slot]
-            with self.engine.narrowed([slot] * len(rows)):
-                scores = reader.scores(self.base, states.select(rows, len(slots)), batch.select(rows))
-            out.update(zip(rows, scores, strict=True))
+            index = torch.tensor([row * per_row + i for row in rows for i in range(per_row)], device=states.last_NTH.device)
+            out.update(zip(rows, self.scores(slot, _take(states, index), batch.rows(rows)), strict=True))
         return [out[row] for row in range(len(slots))]
+
+    def _without_virtual(self, states: States, slot: int, keep: bool) -> States:
+        """The states of one adapter's rows, without the virtual tokens that its readout does not read."""
+        present = self._entrances[-1].virtual if self._keep_virtual else 0
+        drop = present - (self._entrances[-1].width(slot) if keep else 0)
+        if not drop:
+            return states
+        layers = {layer: value[:, drop:] for layer, value in states.layers.items()}
+        return replace(states, last_NTH=states.last_NTH[:, drop:], layers=layers)
 
     def _reader(self, slot: int | None) -> Reader:
         reading = None if slot is None else self.adapters[slot].reading
         if reading is None:
             what = "has no adapter" if slot is None else f"belongs to adapter {slot}, which has no readout"
-            raise InputError(f"A row {what}, so there is nothing to read its answer with. Read only rows whose adapter has a readout.")
+            raise InputError(
+                f"A row {what}, so there is nothing to read its answer with. Read only rows whose adapter has a readout."
+            )
         return reading
 
 
@@ -212,7 +247,9 @@ def attach(base: Base, adapters: Attachable | Sequence[Attachable], rows: Sequen
         return Attached(base, many, None)
     for row, slot in enumerate(rows):
         if slot is not None and not 0 <= slot < len(many):
-            raise InputError(f"rows[{row}] is {slot}, but there are {len(many)} adapters: write 0 to {len(many) - 1}, or None for the plain base.")
+            raise InputError(
+                f"rows[{row}] is {slot}, but there are {len(many)} adapters: write 0 to {len(many) - 1}, or None for the plain base."
+            )
     if not rows:
         raise InputError("`rows` is empty: name one adapter (or None) for each row of the batch.")
     return Attached(base, many, rows)

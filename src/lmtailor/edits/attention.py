@@ -56,6 +56,8 @@ class Layer:
     prefixes: Prefixes | None = None
     positions_BQ: Tensor | None = None
     """Positions of the queries, where a window needs them."""
+    starts: tuple[int, ...] = ()
+    """For each row the index of its first token, where masked slots of longer prompts stand before it; () if all begin at 0."""
     recording: list[tuple[Tensor, Tensor]] | None = None
     """Where to put keys and values as attention sees them."""
 
@@ -109,8 +111,9 @@ def _concatenated(
         whole = torch.zeros(whole.shape, dtype=query.dtype, device=query.device).masked_fill(~whole, torch.finfo(query.dtype).min)
     bias = kwargs.get("position_bias")
     if bias is not None:
-        extra = _prefix_bias(layer, bias, query.shape[2], keys_BKND.shape[2], key.shape[2])
-        kwargs = {**kwargs, "position_bias": torch.cat([extra, bias[..., : key.shape[2]]], -1)}
+        extra = _prefix_bias(layer, bias, query.shape[0], query.shape[2], keys_BKND.shape[2], key.shape[2])
+        own_bias = bias[..., : key.shape[2]].expand(extra.shape[0], -1, -1, -1)
+        kwargs = {**kwargs, "position_bias": torch.cat([extra, own_bias], -1)}
     keys = torch.cat([keys_BKND.to(key.dtype), key], 2)
     values = torch.cat([values_BKND.to(value.dtype), value], 2)
     out: tuple[Tensor, Tensor | None] = inner(module, query, keys, values, whole, **kwargs)
@@ -139,7 +142,10 @@ def _visible(layer: Layer, query: Tensor) -> Tensor:
         return visible
     assert layer.positions_BQ is not None, "a windowed layer was entered without positions"
     width = rows.shape[1]
-    start_R = torch.tensor([layer.prefixes.lengths[s] if s >= 0 else 0 for s in layer.prefixes.slot_of_row], device=query.device) - width
+    start_R = (
+        torch.tensor([layer.prefixes.lengths[s] if s >= 0 else 0 for s in layer.prefixes.slot_of_row], device=query.device)
+        - width
+    )
     slot_RN = torch.arange(width, device=query.device)[None] + start_R[:, None]
     slot_BN = slot_RN.repeat_interleave(batch // rows.shape[0], 0)
     distance = layer.positions_BQ.expand(batch, -1)[:, :, None] - slot_BN[:, None, :]
@@ -161,13 +167,22 @@ def _own_mask(layer: Layer, mask: Tensor | None, query: Tensor, key: Tensor) -> 
     return ones[None, None].expand(batch, 1, queries, keys)
 
 
-def _prefix_bias(layer: Layer, bias: Tensor, queries: int, width: int, keys: int) -> Tensor:
-    """The relative bias of slots at positions -N … -1 (self-attention), zero in cross-attention; (1, H, Q, N)."""
+def _prefix_bias(layer: Layer, bias: Tensor, batch: int, queries: int, width: int, keys: int) -> Tensor:
+    """The relative bias of slots at positions -N … -1 before each row's first token, zero in cross-attention; (1 or B, H, Q, N)."""
     if layer.bias_from is None:
         return bias.new_zeros(*bias.shape[:2], queries, width)
     past = keys - queries if layer.causal else 0
-    out: Tensor = layer.bias_from.compute_bias(queries, width, device=bias.device, past_seen_tokens=past + width)  # type: ignore[operator]
-    return out.to(bias.dtype)
+
+    def before(start: int) -> Tensor:
+        out: Tensor = layer.bias_from.compute_bias(  # type: ignore[union-attr,operator]
+            queries, width, device=bias.device, past_seen_tokens=past + width - start
+        )
+        return out.to(bias.dtype)
+
+    if not any(layer.starts):
+        return before(0)
+    made = {start: before(start) for start in set(layer.starts)}
+    return torch.cat([made[start] for start in layer.starts]).repeat_interleave(batch // len(layer.starts), 0)
 
 
 def _shares(prefixes: Prefixes, batch: int) -> bool:
@@ -188,9 +203,13 @@ def _merged(
         if not rows or length == 0:
             continue
         whole = len(rows) == len(prefixes.slot_of_row)
-        index = (torch.tensor(rows, device=query.device)[:, None] * per_row + torch.arange(per_row, device=query.device)).flatten()
+        index = (
+            torch.tensor(rows, device=query.device)[:, None] * per_row + torch.arange(per_row, device=query.device)
+        ).flatten()
         part = query if whole else query.index_select(0, index)
-        keys, values = (t[slot : slot + 1, :, width - length :].to(query.dtype) for t in (prefixes.keys_SKND, prefixes.values_SKND))
+        keys, values = (
+            t[slot : slot + 1, :, width - length :].to(query.dtype) for t in (prefixes.keys_SKND, prefixes.values_SKND)
+        )
         seen = visible_B1QN[..., width - length :]
         seen = seen if whole else seen.index_select(0, index)
         out, lse = _shared(part, keys, values, None if bool(seen.all()) else seen, groups, scale)
@@ -206,7 +225,9 @@ def _weight(lse: Tensor, joint: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.exp(lse - joint).nan_to_num(0.0)[..., None].to(dtype)
 
 
-def _shared(query: Tensor, key_1KND: Tensor, value_1KND: Tensor, seen: Tensor | None, groups: int, scale: float) -> tuple[Tensor, Tensor]:
+def _shared(
+    query: Tensor, key_1KND: Tensor, value_1KND: Tensor, seen: Tensor | None, groups: int, scale: float
+) -> tuple[Tensor, Tensor]:
     """Attention of all rows over one prefix, with rows and head groups folded into the query axis."""
     batch, heads, queries, width = query.shape
     kv = heads // groups
@@ -225,21 +246,21 @@ def _repeat(x: Tensor, groups: int) -> Tensor:
 
 def _with_lse(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:
     """Attention and the log-sum-exp of its scores, (B, H, Q, D) and (B, H, Q) in float32; 0 and -inf where all is masked."""
-    if query.device.type == "cpu" and mask is None and key.shape[-1] == value.shape[-1]:
-        out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(query, key, value, 0.0, False, scale=scale)
-        return out, lse.view(query.shape[:3])
-    additive = None
+    additive, empty = None, None
     if mask is not None:
         additive = mask if mask.dtype != torch.bool else torch.zeros(mask.shape, device=mask.device).masked_fill(~mask, float("-inf"))
-    if query.device.type == "cpu" and additive is not None and key.shape[-1] == value.shape[-1]:
-        bias = additive.to(query.dtype)
-        out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(query, key, value, 0.0, False, attn_mask=bias, scale=scale)
-        return out.nan_to_num(0.0), lse.view(query.shape[:3]).nan_to_num(float("-inf"), posinf=float("-inf"), neginf=float("-inf"))
-    scores = (query.float() @ key.float().transpose(-1, -2)) * scale
-    scores = scores if additive is None else scores + additive
-    lse = scores.logsumexp(-1)
-    weights = torch.exp(scores - lse[..., None]).nan_to_num(0.0)
-    return (weights @ value.float()).to(query.dtype), lse
+        empty = ~mask.any(-1) if mask.dtype == torch.bool else None
+    if query.device.type == "cpu" and key.shape[-1] == value.shape[-1]:
+        bias = None if additive is None else additive.to(query.dtype)
+        flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+        out, lse = flash(query, key, value, 0.0, False, attn_mask=bias, scale=scale)
+        lse = lse.view(query.shape[:3])
+    else:
+        scores = (query.float() @ key.float().transpose(-1, -2)) * scale
+        scores = scores if additive is None else scores + additive
+        lse = scores.logsumexp(-1)
+        out = (torch.exp(scores - lse[..., None]).nan_to_num(0.0) @ value.float()).to(query.dtype)
+    return out, lse if empty is None else lse.masked_fill(empty, float("-inf"))
 
 
 def _sdpa(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any) -> Any:
@@ -261,7 +282,9 @@ def switch(model: nn.Module) -> list[tuple[Any, str]]:
     Raises:
         UnsupportedError: the model uses an implementation without masks that a prefix could extend.
     """
-    configs = {id(m.config): m.config for m in model.modules() if isinstance(getattr(m, "config", None), object) and _has_switch(m)}
+    configs = {
+        id(m.config): m.config for m in model.modules() if isinstance(getattr(m, "config", None), object) and _has_switch(m)
+    }
     before = [(config, config._attn_implementation_internal) for config in configs.values()]
     for _, implementation in before:
         if implementation not in IMPLEMENTATIONS:

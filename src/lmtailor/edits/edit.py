@@ -68,7 +68,9 @@ class Edit(ABC):
         for f in self._of_sort("trained"):
             tensor: Tensor | None = getattr(self, f.name)
             pads = f.metadata["pad"]
-            shapes.append(None if tensor is None else tuple(-1 if axis in pads else size for axis, size in enumerate(tensor.shape)))
+            shapes.append(
+                None if tensor is None else tuple(-1 if axis in pads else size for axis, size in enumerate(tensor.shape))
+            )
         settings = tuple(getattr(self, f.name) for f in fields(self) if "sort" not in f.metadata and f.name != "site")
         return type(self), tuple(shapes), settings
 

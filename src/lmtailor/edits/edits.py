@@ -46,7 +46,9 @@ class Edits(Sequence[Edit]):  # type: ignore[override]
             raise AdapterFileError(f"{len(extra)} tensors do not belong to this method, the first is {extra[0]!r}.")
         for name, tensor in expected.items():
             if state[name].shape != tensor.shape:
-                raise AdapterFileError(f"{name} has shape {tuple(state[name].shape)}; this base and method need {tuple(tensor.shape)}.")
+                raise AdapterFileError(
+                    f"{name} has shape {tuple(state[name].shape)}; this base and method need {tuple(tensor.shape)}."
+                )
         parts: dict[int, dict[str, Tensor]] = {}
         for index, name, field, _ in self._named():
             parts.setdefault(index, {})[field] = state[name]

@@ -1,7 +1,7 @@
 """The state of one `attach`: adapters, rows, and the hooks on the modules where edits act."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lmtailor.base.base import Base
 from lmtailor.base.sites import Site
+from lmtailor.base.stack import Stack
 from lmtailor.core.errors import UnsupportedError
 from lmtailor.edits.edit import Context, Edit
 from lmtailor.edits.edits import Edits
@@ -76,6 +77,16 @@ class Engine:
     def has(self, kind: type[PrefixEdit] | type[PromptEdit]) -> bool:
         """Whether some adapter has an edit of this kind."""
         return any(isinstance(edit, kind) for edits in self.adapters for edit in edits)
+
+    def embed(self, stack: Stack) -> Callable[[Tensor], Tensor]:
+        """From token ids to a stack's embeddings of words, under the edits of the rows of now."""
+        module = self.base.module(stack.embedding)
+
+        def words(ids: Tensor) -> Tensor:
+            out: Tensor = module(ids.to(self.base.device))
+            return out * stack.embedding_scale if stack.embedding_scale != 1.0 else out
+
+        return words
 
     @contextlib.contextmanager
     def narrowed(self, slots: Sequence[int | None]) -> Iterator[None]:

@@ -25,11 +25,14 @@ from lmtailor.edits.prefixes import PrefixStore
 class Entrance:
     """Hooks on the root of one stack."""
 
-    def __init__(self, engine: Engine, stack: Stack, prefixes: PrefixStore, on_pass: Callable[[], None]) -> None:
+    def __init__(
+        self, engine: Engine, stack: Stack, prefixes: PrefixStore, on_pass: Callable[[], None], *, keep_virtual: bool = False
+    ) -> None:
         self.engine = engine
         self.stack = stack
         self.prefixes = prefixes
         self.on_pass = on_pass
+        self.keep_virtual = keep_virtual
         self.root = engine.base.module(stack.root)
         self.names = list(inspect.signature(inspect.unwrap(type(self.root).forward)).parameters)[1:]
         self.virtual = 0
@@ -56,10 +59,14 @@ class Entrance:
         sites = self.engine.base.sites
         return [edit for edit in self.engine.of_kind(slot, PromptEdit) if sites[edit.site].stack == self.stack.name]
 
+    def width(self, slot: int | None) -> int:
+        """Virtual tokens that an adapter puts in front of the embeddings."""
+        return sum(edit.length for edit in self._prompts(slot))
+
     def _lead(self, slot: int | None) -> int:
         """By how much the positions of a row's input move on."""
         recorded = not self.engine.recording
-        return self.prefixes.shift(slot, prompts=recorded) + sum(edit.length for edit in self._prompts(slot))
+        return self.prefixes.shift(slot, prompts=recorded) + self.width(slot)
 
     def _before(self, root: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[()], dict[str, Any]]:
         kwargs = {**dict(zip(self.names, args, strict=False)), **kwargs}
@@ -68,16 +75,20 @@ class Entrance:
             raise InputError("The model was called without input_ids and without inputs_embeds.")
         batch, tokens = given.shape[:2]
         if not self.engine.rows.shared and batch % self.engine.rows.count:
-            raise InputError(f"A batch of {batch} sequences cannot be divided into the {self.engine.rows.count} rows that were attached.")
+            raise InputError(
+                f"A batch of {batch} sequences cannot be divided into the {self.engine.rows.count} rows that were attached."
+            )
         self.on_pass()
         cache = kwargs.get("past_key_values")
         past = int(cache.get_seq_length()) if cache is not None else 0
         self.prefixes.prepare()
         self.engine.phase = "decode" if past else "prefill"
         leads = [self._lead(slot) for slot in self.engine.rows.slots]
-        widths = [sum(edit.length for edit in self._prompts(slot)) for slot in self.engine.rows.slots]
+        widths = [self.width(slot) for slot in self.engine.rows.slots]
         self.virtual, self.present_BN, self._positions_BT = 0, None, None
         windows = any(layer.window is not None and layer.prefixes is not None for layer in self.prefixes.layers.values())
+        for layer in self.prefixes.layers.values():
+            layer.starts = tuple(max(widths) - width for width in widths) if any(widths) else ()
         if any(leads) or windows:
             self._move(kwargs, leads, widths, batch, tokens, past)
             for layer in self.prefixes.layers.values():
@@ -133,7 +144,9 @@ class Entrance:
     def _check_room(self, needed: int) -> None:
         room = self.stack.max_positions
         if room is not None and needed > room + (self.stack.position_offset if self.stack.positions == "ids" else 0):
-            raise InputError(f"Prefix and input need {needed} positions; the model has {room}. Cut the input or take a shorter prefix.")
+            raise InputError(
+                f"Prefix and input need {needed} positions; the model has {room}. Cut the input or take a shorter prefix."
+            )
 
     def _look_up(self, module: nn.Module, args: Any, output: Tensor) -> Tensor | None:
         if self._positions_BT is None:
@@ -150,8 +163,7 @@ class Entrance:
     # virtual tokens
 
     def _put(self, kwargs: dict[str, Any], widths: list[int], batch: int) -> None:
-        base = self.engine.base
-        embedding = base.module(self.stack.embedding)
+        embedding = self.engine.embed(self.stack)
         embeds_BTH = kwargs.get("inputs_embeds")
         ids = kwargs.pop("input_ids", None)
         if embeds_BTH is None:
@@ -183,7 +195,7 @@ class Entrance:
         return torch.cat([present.to(mask.dtype), mask], 1)
 
     def _after(self, root: nn.Module, args: Any, output: Any) -> Any:
-        if not self.virtual or self.stack.name == "encoder":
+        if not self.virtual or self.keep_virtual or self.stack.name == "encoder":
             return output
         if isinstance(output, tuple):
             raise StateError("Call the model with return_dict=True while a prompt is attached.")
@@ -193,7 +205,9 @@ class Entrance:
         return output
 
 
-def widen_cross_mask(encoder: Entrance, args: tuple[Any, ...], kwargs: dict[str, Any], names: list[str]) -> tuple[tuple[()], dict[str, Any]]:
+def widen_cross_mask(
+    encoder: Entrance, args: tuple[Any, ...], kwargs: dict[str, Any], names: list[str]
+) -> tuple[tuple[()], dict[str, Any]]:
     """A decoder's arguments with the encoder's virtual tokens in its mask over the encoder's output."""
     kwargs = {**dict(zip(names, args, strict=False)), **kwargs}
     if encoder.virtual:

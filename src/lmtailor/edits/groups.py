@@ -31,7 +31,9 @@ class Rows:
     def view(self, x: Tensor) -> Tensor:
         """States of any leading shape as (R, tokens, features); row-major, so beams and flattened tokens fall to their row."""
         if not self.shared and x.numel() // x.shape[-1] % self.count:
-            raise InputError(f"A batch of shape {tuple(x.shape)} cannot be divided into the {self.count} rows that were attached.")
+            raise InputError(
+                f"A batch of shape {tuple(x.shape)} cannot be divided into the {self.count} rows that were attached."
+            )
         return x.reshape(self.count, -1, x.shape[-1])
 
 
@@ -82,7 +84,9 @@ class SitePlan:
         """Every edit of the plan."""
         return [edit for stage in self.stages for group in stage for edit in group.edits]
 
-    def run(self, values: Sequence[Tensor], call: Call, *, dtype: torch.dtype, wanted: Callable[[Edit], bool] | None = None) -> Tensor:
+    def run(
+        self, values: Sequence[Tensor], call: Call, *, dtype: torch.dtype, wanted: Callable[[Edit], bool] | None = None
+    ) -> Tensor:
         """Apply every stage in turn.
 
         Args:

@@ -5,6 +5,7 @@ K key/value heads, D features of a head. Tensors of a stacked edit start with R,
 """
 
 from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -47,7 +48,9 @@ class HiddenEdit(Edit):
     """Whether `x` and `residual` are read; they cost a capture each."""
 
     @abstractmethod
-    def hidden(self, x_RTH: Tensor | None, h_RTH: Tensor, residual_RTH: Tensor | None, norm: NormView | None, ctx: Context) -> Tensor:
+    def hidden(
+        self, x_RTH: Tensor | None, h_RTH: Tensor, residual_RTH: Tensor | None, norm: NormView | None, ctx: Context
+    ) -> Tensor:
         """The new state (R, T, H).
 
         Args:
@@ -96,8 +99,12 @@ class PromptEdit(Edit):
     """Virtual tokens."""
 
     @abstractmethod
-    def embeddings(self, embedding: torch.nn.Module) -> Tensor:
-        """Their embeddings (N, H), as the word-embedding module would give them."""
+    def embeddings(self, embedding: Callable[[Tensor], Tensor]) -> Tensor:
+        """Their embeddings (N, H), as the stack would take them.
+
+        Args:
+            embedding: from token ids to the stack's embeddings of words.
+        """
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -107,11 +114,9 @@ class TokenPrompt(PromptEdit):
     ids: tuple[int, ...]
     """Token ids."""
 
-    def embeddings(self, embedding: torch.nn.Module) -> Tensor:
+    def embeddings(self, embedding: Callable[[Tensor], Tensor]) -> Tensor:
         """The words' embeddings (N, H)."""
-        device = next(embedding.parameters()).device
-        out: Tensor = embedding(torch.tensor(self.ids, device=device))
-        return out
+        return embedding(torch.tensor(self.ids))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

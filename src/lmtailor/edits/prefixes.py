@@ -127,7 +127,7 @@ class PrefixStore:
     def _record(self, slots: list[int]) -> list[dict[str, KeyValues]]:
         """Run the prompts of these adapters, each in a row of its own under the adapter's other edits."""
         base = self.engine.base
-        embedding, root = base.module(self.stack.embedding), base.module(self.stack.root)
+        embedding, root = self.engine.embed(self.stack), base.module(self.stack.root)
         rows = []
         for slot in slots:
             with self.engine.narrowed([slot]):
