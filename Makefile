@@ -1,7 +1,8 @@
 # make demo   the main job on real models and data: leaderboard, report, adapters
 # make test   lint, types, tests
-# make lint   ruff and mypy alone
-# make docs   rewrite the generated pages of docs/
+# make lint   ruff, mypy, and whether the generated pages of docs/ are up to date
+# make docs   rewrite those pages
+# make lock   resolve requirements/lock.txt anew
 # make clean  remove what the targets made
 #
 # A machine needs Python 3.11 or newer (PYTHON=... names one), git and make. Nothing is installed outside $(VENV) and $(DEMO).
@@ -12,10 +13,10 @@ WORKERS ?= 2
 BIN := $(VENV)/bin
 
 .DELETE_ON_ERROR:
-.PHONY: demo test lint docs docs-check lock clean help
+.PHONY: demo test lint docs lock clean help
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | head -7
+	@sed -n 's/^# \{0,1\}//p' Makefile | head -8
 
 INSTALLED_FROM := pyproject.toml requirements/lock.txt scripts/install.sh
 
@@ -31,6 +32,7 @@ lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python scripts/docs.py --check
 
 test: lint
 	$(BIN)/pytest -n $(WORKERS)
@@ -49,9 +51,6 @@ demo: $(VENV)/.installed $(DEMO)/data/.prepared
 
 docs: $(VENV)/.installed
 	$(BIN)/python scripts/docs.py
-
-docs-check: $(VENV)/.installed
-	$(BIN)/python scripts/docs.py --check
 
 lock:
 	scripts/lock.sh $(shell sed -n 's/^torch==//p' requirements/lock.txt) $(shell sed -n 's/^transformers==//p' requirements/lock.txt)
