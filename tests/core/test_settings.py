@@ -4,7 +4,7 @@ import json
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import pytest
@@ -59,10 +59,12 @@ class Plan:
     cells: tuple[Stop, ...] = ()
 
 
+T = TypeVar("T", Method, Stop, Training)
+
 KNOWN = {"method": Method, "training": Training}
 
 
-def read(cls: type, **values: str) -> object:
+def read(cls: type[T], **values: str) -> T:
     return from_mapping(cls, {key: Given(value) for key, value in values.items()})
 
 
@@ -155,8 +157,8 @@ def test_given_text_of_another_type(name: str, text: str, message: str) -> None:
 
 
 def test_overrides_copy_and_resolve() -> None:
-    values = {"method": {"rank": 4}, "training": {}}
-    done = apply_overrides(
+    values: dict[str, Any] = {"method": {"rank": 4}, "training": {}}
+    done: dict[str, Any] = apply_overrides(
         values, ["rank=16", "training.lr=1e-3", "patience=2", "training.words.0=bad,awful", "rank=32"], known=KNOWN
     )
     assert values == {"method": {"rank": 4}, "training": {}}
@@ -209,7 +211,7 @@ def test_to_mapping_is_json_and_canonical() -> None:
     assert made["stop"] == {"patience": 3, "metric": None}
     assert made["betas"] == [0.9, 0.999]
     with pytest.raises(InputError, match='rank must be an integer; found the text "8"'):
-        to_mapping(Unchecked(rank="8"))
+        to_mapping(Unchecked(rank="8"))  # type: ignore[arg-type]
 
 
 def test_hash() -> None:

@@ -97,12 +97,15 @@ def build_splits(parts: Mapping[str, Part], schema: Schema) -> Built:
             raise InputError("dev_fraction takes dev from train: it needs a train split and no dev split of its own.")
         rows["train"], rows["dev"] = _take_dev(rows["train"], schema)
         sources["dev"] = sources["train"]
+    if "train" in rows:
+        _check_train(rows["train"], sources["train"])
     labels, notes = _labels(rows, sources, schema)
     for name, limit in schema.limits.items():
         if name not in rows:
             raise InputError(f"There is a limit for the split {name!r}, which is not there. {near(name, rows)}")
         rows[name] = _limit(rows[name], limit, name, schema)
-    _check_train(rows.get("train"), sources.get("train", ""), schema)
+    if "train" in schema.limits:
+        _check_train(rows["train"], sources["train"], " after the limit")
     order = [name for name in STANDARD if name in rows] + [name for name in rows if name not in STANDARD]
     splits = {name: _split(name, rows[name], labels, sources[name]) for name in order}
     return Built(splits=splits, labels=labels, notes=(*notes, *overlap_notes(splits, schema.text)))
@@ -149,6 +152,10 @@ def _take_dev(rows: list[_Row], schema: Schema) -> tuple[list[_Row], list[_Row]]
 
 def _limit(rows: list[_Row], limit: int, name: str, schema: Schema) -> list[_Row]:
     strata = [_stratum(row, schema.kind) for row in rows]
+    if name == "train" and limit < len(set(strata)):
+        raise InputError(
+            f"The limit of train is {limit}, but train has {len(set(strata))} labels. Keep at least one example of each."
+        )
     chosen = stratified(strata, [row.id for row in rows], limit, seed=schema.seed, name=f"limit/{name}")
     return [rows[index] for index in chosen]
 
@@ -185,11 +192,11 @@ def _check_declared(labels: Sequence[str]) -> None:
         raise InputError(f"The label {twice[0]!r} stands twice in the labels. Each stands once.")
 
 
-def _check_train(rows: Sequence[_Row] | None, source: str, schema: Schema) -> None:
-    if rows is None or len({row.label for row in rows}) > 1:
+def _check_train(rows: Sequence[_Row], source: str, cut: str = "") -> None:
+    if len({row.label for row in rows}) > 1:
         return
-    found = f"All {len(rows)} examples of train{' after the limit' if 'train' in schema.limits else ''} ({source})"
-    raise DataError(f"{found} have the label {rows[0].label!r}: nothing can be learned. Give examples of at least two labels.")
+    found = f"All {len(rows)} examples of train{cut} ({source}) have the label {rows[0].label!r}"
+    raise DataError(f"{found}: nothing can be learned. Give examples of at least two labels.")
 
 
 def _split(name: str, rows: Sequence[_Row], labels: Sequence[str], source: str) -> Split:

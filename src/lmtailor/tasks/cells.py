@@ -27,6 +27,9 @@ def text_cells(table: Table, column: str, *, required: bool) -> list[str]:
             f"{table.source}: column {column!r} holds {type(cells[odd[0]]).__name__}, not text, in {table.where(odd)}."
         )
     texts = [str(cell) if isinstance(cell, float) and not _is_nan(cell) else _written(cell) for cell in cells]
+    broken = [row for row, text in enumerate(texts) if not _is_unicode(text)]
+    if broken:
+        raise DataError(f"{table.source}: column {column!r} holds surrogates, which are no characters, in {table.where(broken)}.")
     empty = [row for row, text in enumerate(texts) if not text.strip()]
     if required and empty:
         raise DataError(
@@ -101,6 +104,15 @@ def _written(cell: object) -> str:
     if isinstance(cell, float) and cell.is_integer():
         return str(int(cell))
     return str(cell)
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether a tokenizer can take the text: JSON can write lone surrogates, which have no UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _is_nan(cell: object) -> bool:

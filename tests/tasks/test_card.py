@@ -1,0 +1,210 @@
+"""Task cards: what they say is done, and what they say wrongly is named."""
+
+from pathlib import Path
+
+import datasets
+import pytest
+
+from lmtailor.core.errors import DataError, InputError
+from lmtailor.tasks.card import load_task, task_from_files
+from lmtailor.tasks.read import Format
+from lmtailor.tasks.task import Task
+
+TRAIN = "s,label\ngood,1\nbad,0\nfine,1\n"
+CARD = """
+kind = "classification"
+metrics = ["matthews"]
+labels = ["negative", "positive"]
+[files]
+train = "train.csv"
+test = "data/test.csv"
+[columns]
+text = "s"
+[label_map]
+0 = "negative"
+1 = "positive"
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "train.csv").write_text(TRAIN)
+    (tmp_path / "data" / "test.csv").write_text("s,label\nawful,0\n")
+    return tmp_path
+
+
+def load(folder: Path, card: str, **options: list[str]) -> Task:
+    (folder / "films.toml").write_text(card)
+    return load_task(folder / "films.toml", **options)
+
+
+def test_a_card(folder: Path) -> None:
+    task = load(folder, CARD)
+    assert (task.name, task.kind, task.metrics, task.labels) == (
+        "films",
+        "classification",
+        ("matthews",),
+        ("negative", "positive"),
+    )
+    assert task.split("train").labels == (1, 0, 1)
+    assert task.split("test").examples[0].fields == {"s": "awful"}
+    assert task.split("train").source == str(folder / "train.csv")
+
+
+def test_a_card_equals_its_records(folder: Path) -> None:
+    train = [{"s": "good", "label": 1}, {"s": "bad", "label": 0}, {"s": "fine", "label": 1}]
+    records = Task.from_records(
+        train=train,
+        test=[{"s": "awful", "label": 0}],
+        text="s",
+        label_map={"0": "negative", "1": "positive"},
+        labels=["negative", "positive"],
+    )
+    assert load(folder, CARD).digest == records.digest
+
+
+def test_everything_a_card_can_say(folder: Path) -> None:
+    (folder / "t.tsv").write_bytes(
+        "premise\thypothesis\ty\ttopic\ncaf\xe9\tb\t1\tz\nc\td\t2\t\ne\tf\t2\tz\ng\th\t1\tz\n".encode("latin-1")
+    )
+    (folder / "u.tsv").write_text("premise\thypothesis\ttopic\nu\tv\tw\n")
+    (folder / "o.jsonl").write_text(
+        '{"a": "x", "b": "y", "gold": "yes", "topic": "q"}\n{"a": "r", "b": "s", "gold": "no", "topic": "q"}\n'
+    )
+    task = load(
+        folder,
+        """
+name = "nli"
+seed = 3
+dev_fraction = 0.5
+[files]
+train = "t.tsv"
+unlabelled = "u.tsv"
+[format]
+encoding = "latin-1"
+[columns]
+text = ["premise", "hypothesis"]
+label = "y"
+extra = ["topic"]
+[limits]
+other = 1
+[ood.other]
+file = "o.jsonl"
+text = ["a", "b"]
+label = "gold"
+label_map = { yes = "1", no = "2" }
+format = { encoding = "utf-8" }
+[[patterns]]
+text = "{premise}? {mask}, {hypothesis}"
+[[patterns]]
+text = "{topic}: {mask}"
+[verbalizer]
+1 = ["Yes"]
+2 = ["No", "Maybe"]
+""",
+    )
+    assert (task.name, task.ood, task.columns) == ("nli", ("other",), ("premise", "hypothesis", "topic"))
+    assert {name: len(split) for name, split in task.splits.items()} == {"train": 2, "dev": 2, "unlabelled": 1, "other": 1}
+    assert {example.fields["premise"] for name in ("train", "dev") for example in task.split(name)} == {"café", "c", "e", "g"}
+    other = task.split("other").examples[0]
+    assert (other.fields, other.label) in (
+        ({"premise": "x", "hypothesis": "y", "topic": "q"}, 0),
+        ({"premise": "r", "hypothesis": "s", "topic": "q"}, 1),
+    )
+    assert task.patterns == ("{premise}? {mask}, {hypothesis}", "{topic}: {mask}")
+    assert task.verbalizer == {"1": ("Yes",), "2": ("No", "Maybe")}
+
+
+def test_regression_card(folder: Path) -> None:
+    task = load(folder, 'kind = "regression"\n[files]\ntrain = "train.csv"\n[columns]\ntext = "s"')
+    assert task.split("train").labels == (1.0, 0.0, 1.0)
+    assert task.metrics == ("pearson", "spearman")
+
+
+def test_overrides_change_a_card(folder: Path) -> None:
+    task = load(folder, CARD, overrides=["limits.train=2", "name=other", "metrics=accuracy,macro_f1"])
+    assert (task.name, len(task.split("train")), task.metrics) == ("other", 2, ("accuracy", "macro_f1"))
+    with pytest.raises(InputError, match=r"no setting limit\.train"):
+        load(folder, CARD, overrides=["limit.train=2"])
+
+
+def test_a_card_of_a_dataset(folder: Path) -> None:
+    data = datasets.Dataset.from_dict({"s": ["a", "b"], "label": ["x", "y"]})
+    datasets.DatasetDict(train=data, validation=data.select([1])).save_to_disk(folder / "saved")
+    card = '[dataset]\npath = "saved"\n[splits]\ntrain = "train"\ndev = "validation"\n[columns]\ntext = "s"\n'
+    task = load(folder, card + '[ood.again]\nsplit = "validation"\ndataset = { path = "saved" }')
+    assert task.split("dev").labels == task.split("again").labels == (1,)
+    assert task.split("train").source.endswith("saved [train]")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("[columns]", "[colums]"), r"colums in .*films\.toml is not a setting of Card\. Did you mean columns"),
+        (('text = "s"', 'txt = "s"'), r"columns\.txt in .* is not a setting of Columns\. Did you mean text"),
+        (('text = "s"', "text = 3"), r"columns\.text in .* must be text or a list; found 3"),
+        (('kind = "classification"', 'kind = "clasification"'), "Did you mean classification"),
+        (('kind = "classification"', 'kind = "pair"'), "with two text columns; there is no kind"),
+        (('"train.csv"', '"trian.csv"'), r"Cannot read .*trian\.csv: there is no such file"),
+        (('text = "s"', 'text = "S"'), r"train\.csv has no column 'S'\. Did you mean s"),
+        (('metrics = ["matthews"]', 'metrics = ["mathews"]'), "Did you mean matthews"),
+        (("[files]", "[files"), r"films\.toml is no TOML: .*line"),
+        (("[files]", '[dataset]\npath = "x"\n[files]'), "dataset and splits go together"),
+        (("[files]", '[splits]\ntrain = "x"\n[files]'), "dataset and splits go together"),
+        (("[files]", '[dataset]\npath = "x"\n[splits]\ntrain = "x"\n[files]'), "train is given twice"),
+        (("[files]", '[dataset]\npath = "x"\n[splits]\ntrian = "x"\n[files]'), "splits has 'trian'. Did you mean train"),
+        (("[files]", '[dataset]\npath = "x"\n[splits]\ndev = "x"\n[files]'), "the data set .*x: there is no such folder"),
+        (("[files]", '[dataset]\npath = "x"\nid = "y"\n[splits]\ndev = "x"\n[files]'), "an id or a path. Give exactly one"),
+        (
+            ("[files]", '[dataset]\npath = "x"\nrevision = "y"\n[splits]\ndev = "x"\n[files]'),
+            "A revision is of a data set with an id",
+        ),
+        (("[files]", "[ood.x]\n[files]"), r"ood\.x in .*: An out-of-domain set has a file or a dataset"),
+        (("[files]", '[ood.x]\nfile = "train.csv"\nsplit = "y"\n[files]'), "split goes with dataset"),
+        (
+            ("[files]", '[ood.x]\ndataset = { id = "x" }\nsplit = "y"\nformat = { encoding = "latin-1" }\n[files]'),
+            "format goes with file",
+        ),
+        (
+            ("[files]", '[ood.x]\nfile = "train.csv"\ntext = ["s", "t"]\n[files]'),
+            r"x names 2 text columns \['s', 't'\], but the task has 1",
+        ),
+        (("[files]", '[ood.dev]\nfile = "train.csv"\n[files]'), "'dev' cannot name an out-of-domain set"),
+        (('train = "train.csv"\ntest = "data/test.csv"', ""), "The task films has no data"),
+        (('1 = "positive"', ""), r"train\.csv: the label '1' \(2 rows\) is not in the label map"),
+    ],
+)
+def test_what_is_refused(folder: Path, change: tuple[str, str], message: str) -> None:
+    assert change[0] in CARD
+    with pytest.raises(InputError, match=message):
+        load(folder, CARD.replace(*change))
+
+
+def test_no_card(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"Cannot read .*no\.toml: No such file"):
+        load_task(tmp_path / "no.toml")
+    (tmp_path / "bad.toml").write_bytes(b"name = '\xff'")
+    with pytest.raises(DataError, match="is not utf-8"):
+        load_task(tmp_path / "bad.toml")
+
+
+def test_files_without_a_card(folder: Path) -> None:
+    task = task_from_files(
+        train=folder / "train.csv", test=str(folder / "data" / "test.csv"), text="s", ood={"o": folder / "train.csv"}
+    )
+    assert (task.name, task.labels, task.ood) == ("train", ("0", "1"), ("o",))
+    (folder / "l.csv").write_bytes("s;y\ncafé;1\nb;2.5\n".encode("latin-1"))
+    form = Format(encoding="latin-1", delimiter=";")
+    task = task_from_files(
+        train=folder / "l.csv", text=["s"], label="y", kind="regression", form=form, metrics=["spearman"], name="n"
+    )
+    assert task.split("train").examples[0].fields == {"s": "café"}
+    assert (task.name, task.metrics) == ("n", ("spearman",))
+
+
+def test_files_without_a_card_that_are_refused(folder: Path) -> None:
+    with pytest.raises(InputError, match="has no data"):
+        task_from_files(text="s")
+    with pytest.raises(InputError, match='there is no kind "pair"'):
+        task_from_files(train=folder / "train.csv", text=["s", "label"], kind="pair")  # type: ignore[arg-type]
