@@ -59,6 +59,8 @@ class Base:
     ) -> Self:
         """Take a transformers model as it is; it is set to eval mode and its parameters are frozen.
 
+        A tokenizer without a padding token pads with its end-of-text token; the attention mask hides it.
+
         Args:
             model: an LM, or the model without head (another head is not used).
             tokenizer: its tokenizer.
@@ -68,8 +70,13 @@ class Base:
         Raises:
             UnsupportedError: the architecture is not known.
             SiteError: the family's table does not fit the model.
+            InputError: the tokenizer has no token to pad with.
         """
         table = family_of(model.config, family)
+        if tokenizer.pad_token is None:
+            if tokenizer.eos_token is None:
+                raise InputError("The tokenizer has neither a padding nor an end-of-text token. Set tokenizer.pad_token first.")
+            tokenizer.pad_token = tokenizer.eos_token
         model.train(False)
         model.requires_grad_(False)
         trunk, prefix = trunk_of(model, table)

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-SAMPLE = 1 << 15
+SAMPLE = 1 << 17
 """How many numbers of a parameter are looked at, at most."""
 
 

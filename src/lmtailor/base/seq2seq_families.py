@@ -142,6 +142,8 @@ def _bart(name: str, *, pre: bool, offset: int, embed_norm: bool) -> Family:
 
 BART = _bart("bart", pre=False, offset=2, embed_norm=True)
 MBART = _bart("mbart", pre=True, offset=2, embed_norm=True)
+
+
 def _marian_scale(config: PreTrainedConfig) -> float:
     return float(config.d_model**0.5) if config.scale_embedding else 1.0
 

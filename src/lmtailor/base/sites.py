@@ -106,7 +106,11 @@ class Sites(Mapping[str, Site]):
         try:
             return self._sites[name]
         except KeyError:
-            raise SiteError(f"{self.model_type} has no site {name!r}. {near(name, self._sites)}") from None
+            known = [*self._shapes(), *self._sites]
+            raise SiteError(f"{self.model_type} has no site {name!r}. {near(name, known)}") from None
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._sites
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._sites)
