@@ -1,0 +1,222 @@
+"""Examples as token ids, and batches of them as tensors.
+
+Shapes: B examples, k sequences an example, N = B · k sequences, T tokens, P positions read in a sequence.
+The k sequences of one example stand together, in order. Padding is on the right, always: positions then count from
+the left and mean the same in a batch, alone, and in a longer batch.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lmtailor.core.errors import InputError
+
+Label = int | float | None
+"""Classification: the index of the label. Regression: the number. None: not known."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoded:
+    """One example as token ids."""
+
+    sequences: tuple[tuple[int, ...], ...]
+    """k sequences; k is 1 except where each choice needs a run of its own."""
+    segments: tuple[tuple[int, ...], ...] | None = None
+    """Token types, shaped as `sequences`; None where the model has none."""
+    read: tuple[tuple[int, ...], ...]
+    """For each sequence the positions whose states are read; none where all tokens are pooled."""
+    targets: tuple[tuple[int, ...], ...] = ()
+    """For each sequence the token ids that are expected at `read`; () where none are."""
+    label: Label = None
+    cut: int = 0
+    """Tokens that were cut off because the input was longer than the model takes."""
+    id: str = ""
+    """The name of the example, for messages and records."""
+
+    @property
+    def length(self) -> int:
+        """Tokens of the longest sequence."""
+        return max(map(len, self.sequences))
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all sequences."""
+        return sum(map(len, self.sequences))
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputForm:
+    """What a trunk takes besides token ids, and how it is padded."""
+
+    pad_id: int
+    segments: bool
+    """Whether it takes token types."""
+    decoder: bool = False
+    """Whether it has a decoder, which is fed with the input shifted right by one."""
+    decoder_start: int | None = None
+    """The decoder's first token; None takes each sequence's own last token (mBART: its language)."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Batch:
+    """Examples as tensors. Entries that pad are 0 in the attention mask."""
+
+    inputs: Mapping[str, Tensor]
+    """The trunk's arguments by name, each (N, T)."""
+    per_row: int
+    """k: sequences an example."""
+    read_NP: Tensor
+    """Positions that are read; −1 where a sequence reads fewer than P."""
+    targets_NP: Tensor
+    """Token ids expected there; −1 where there is none."""
+    labels_B: Tensor | None
+    """Label indices (int64) or numbers (float32); None unless all examples have one."""
+    tokens: int
+    """Tokens in the sequences, without padding."""
+    ids: tuple[str, ...]
+    """Names of the examples."""
+
+    @property
+    def size(self) -> int:
+        """B: how many examples."""
+        return len(self.ids)
+
+    @property
+    def mask_NT(self) -> Tensor:
+        """The attention mask."""
+        return self.inputs["attention_mask"]
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """The same batch with all tensors on a device."""
+        return Batch(
+            inputs={name: value.to(device) for name, value in self.inputs.items()},
+            per_row=self.per_row,
+            read_NP=self.read_NP.to(device),
+            targets_NP=self.targets_NP.to(device),
+            labels_B=None if self.labels_B is None else self.labels_B.to(device),
+            tokens=self.tokens,
+            ids=self.ids,
+        )
+
+    def rows(self, examples: Sequence[int]) -> "Batch":
+        """Only these examples, in this order, as wide as before."""
+        chosen = torch.tensor(list(examples), dtype=torch.long, device=self.read_NP.device)
+        sequences = sequence_rows(chosen, self.per_row)
+        inputs = {name: value[sequences] for name, value in self.inputs.items()}
+        return Batch(
+            inputs=inputs,
+            per_row=self.per_row,
+            read_NP=self.read_NP[sequences],
+            targets_NP=self.targets_NP[sequences],
+            labels_B=None if self.labels_B is None else self.labels_B[chosen],
+            tokens=int(inputs["attention_mask"].sum()),
+            ids=tuple(self.ids[i] for i in chosen.tolist()),
+        )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Joined:
+    """Batches of several readouts as one: the trunk runs once on `inputs`, then each readout scores its own part."""
+
+    inputs: Mapping[str, Tensor]
+    """The trunk's arguments, each (ΣN, T) with T the longest part's."""
+    parts: tuple[Batch, ...]
+    """The batches, padded to T."""
+    rows: tuple[slice, ...]
+    """For each part its sequences in `inputs`."""
+
+
+def sequence_rows(examples: Tensor, per_row: int) -> Tensor:
+    """The indices of the sequences of these examples: (B,) -> (B · k,)."""
+    return (examples[:, None] * per_row + torch.arange(per_row, device=examples.device)).flatten()
+
+
+def collate(items: Sequence[Encoded], form: InputForm) -> Batch:
+    """Pad examples to the longest and stack them.
+
+    Raises:
+        InputError: no items, or items of different readouts, with different numbers of sequences (`join` their batches).
+    """
+    if not items:
+        raise InputError("A batch needs at least one example; found none.")
+    counts = {len(item.sequences) for item in items}
+    if len(counts) > 1:
+        raise InputError(
+            f"A batch has one number of sequences an example; found {sorted(counts)}. Collate each readout's own examples."
+        )
+    sequences = [sequence for item in items for sequence in item.sequences]
+    inputs = {"input_ids": _padded(sequences, form.pad_id), "attention_mask": _padded([(1,) * len(s) for s in sequences], 0)}
+    if form.segments:
+        inputs["token_type_ids"] = _padded([segment for item in items for segment in _segments(item)], 0)
+    if form.decoder:
+        inputs["decoder_input_ids"] = _padded([_shifted(sequence, form) for sequence in sequences], form.pad_id)
+    width = max((len(read) for item in items for read in item.read), default=0)
+    targets = [target for item in items for target in (item.targets or ((),) * len(item.sequences))]
+    return Batch(
+        inputs=inputs,
+        per_row=counts.pop(),
+        read_NP=_padded([read for item in items for read in item.read], -1, width),
+        targets_NP=_padded(targets, -1, width),
+        labels_B=_labels(items),
+        tokens=sum(item.tokens for item in items),
+        ids=tuple(item.id for item in items),
+    )
+
+
+def join(batches: Sequence[Batch], form: InputForm) -> Joined:
+    """Several batches as one, each padded to the longest.
+
+    Raises:
+        InputError: no batches.
+    """
+    if not batches:
+        raise InputError("There are no batches to join.")
+    width = max(batch.mask_NT.shape[1] for batch in batches)
+    parts = tuple(_widened(batch, width, form) for batch in batches)
+    inputs = {name: torch.cat([part.inputs[name] for part in parts]) for name in parts[0].inputs}
+    ends = torch.tensor([part.mask_NT.shape[0] for part in parts]).cumsum(0).tolist()
+    rows = tuple(slice(end - part.mask_NT.shape[0], end) for end, part in zip(ends, parts, strict=True))
+    return Joined(inputs=inputs, parts=parts, rows=rows)
+
+
+def _padded(rows: Sequence[Sequence[int]], value: int, width: int | None = None) -> Tensor:
+    width = max(map(len, rows)) if width is None else width
+    return torch.tensor([[*row, *([value] * (width - len(row)))] for row in rows], dtype=torch.long).reshape(len(rows), width)
+
+
+def _segments(item: Encoded) -> Sequence[Sequence[int]]:
+    return item.segments if item.segments is not None else [(0,) * len(sequence) for sequence in item.sequences]
+
+
+def _shifted(sequence: Sequence[int], form: InputForm) -> Sequence[int]:
+    """The decoder's input: what stands before each token. States at a position have then seen the tokens before it."""
+    start = sequence[-1] if form.decoder_start is None else form.decoder_start
+    return (start, *sequence[:-1])
+
+
+def _labels(items: Sequence[Encoded]) -> Tensor | None:
+    labels = [item.label for item in items]
+    known = [label for label in labels if label is not None]
+    if len(known) < len(labels):
+        return None
+    return torch.tensor(known, dtype=torch.float32 if any(isinstance(label, float) for label in known) else torch.long)
+
+
+def _widened(batch: Batch, width: int, form: InputForm) -> Batch:
+    missing = width - batch.mask_NT.shape[1]
+    if not missing:
+        return batch
+    fill = {"input_ids": form.pad_id, "decoder_input_ids": form.pad_id}
+    return Batch(
+        inputs={
+            name: torch.nn.functional.pad(value, (0, missing), value=fill.get(name, 0)) for name, value in batch.inputs.items()
+        },
+        per_row=batch.per_row,
+        read_NP=batch.read_NP,
+        targets_NP=batch.targets_NP,
+        labels_B=batch.labels_B,
+        tokens=batch.tokens,
+        ids=batch.ids,
+    )

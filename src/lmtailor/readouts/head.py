@@ -1,0 +1,229 @@
+"""Head: a classifier or a regressor on pooled hidden states. On a frozen trunk it is a probe.
+
+    s = W · drop(z) + b,  or with one hidden layer  s = W · drop(tanh(U · drop(z) + c)) + b
+
+where z is a pooled state. What pooling suits depends on the model: an encoder's tokens all see the whole text, and
+their mean is a better start than a first token that was never trained to stand for it; in a causal decoder only the
+last token has seen everything. Encoder-decoders are read at the decoder, which is fed with the input shifted right,
+as BART and T5 do it for classification; so the last token is read there too.
+
+Shapes: B examples, T tokens, H features of a state, C labels (1 in regression).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Generator, Tensor
+from torch.nn.functional import dropout, linear
+
+from lmtailor.base.base import Base
+from lmtailor.base.states import States
+from lmtailor.core.errors import InputError, UnsupportedError
+from lmtailor.readouts.batch import Batch, Encoded, InputForm, collate
+from lmtailor.readouts.labels import LabelSet, column_texts
+from lmtailor.readouts.native import (
+    NativeHead,
+    initial_std,
+    native_dropout,
+    native_head,
+    native_scores,
+    native_tensors,
+)
+from lmtailor.readouts.plain import PlainInputs
+from lmtailor.readouts.pooling import Pooled, pool, read_positions
+from lmtailor.readouts.readout import check_parameters, input_form, input_limit
+from lmtailor.tasks.example import Example
+from lmtailor.tasks.task import Task, TaskKind
+
+Pooling = Literal["auto", "cls", "mean", "last", "native"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Head:
+    """A linear layer, or one hidden layer and a linear one, on a pooled state; or the family's own head.
+
+    One text, or two as the tokenizer joins a pair. Weights start normal with the family's `initializer_range`, biases
+    zero. Parameters: `head.weight` (C, H), `head.bias` (C), and with a hidden layer of width F `hidden.weight` (F, H),
+    `hidden.bias` (F), the head then reading F features. Native heads have their family's own names.
+    """
+
+    pooling: Pooling = "auto"
+    """auto: mean in encoders, last elsewhere. cls: the first token (encoders). mean: all tokens, without padding. last: the
+    last token. native: the family's own classification head, all of it trained; the only one that PEFT's SEQ_CLS can hold."""
+    layer: int | None = None
+    """The block whose output is read, as Python indexes lists; None: the last states, after the final norm."""
+    hidden: int | None = None
+    """Width of a hidden layer with tanh; None: a linear head."""
+    dropout: float | None = None
+    """Probability at the input of each linear layer, in training; None: 0, or the family's own with pooling=native."""
+    max_length: int | None = None
+    """Longest input (tokens); longer ones lose their end. None: what the model takes."""
+    virtual: bool = False
+    """Whether a prompt's virtual tokens are pooled with the others, and in "cls" instead, as PEFT does in encoders."""
+
+    def __post_init__(self) -> None:
+        if self.hidden is not None and self.hidden < 1:
+            raise InputError(f"The hidden layer's width must be at least 1; found {self.hidden}.")
+        if self.dropout is not None and not 0 <= self.dropout < 1:
+            raise InputError(f"dropout must be at least 0 and less than 1; found {self.dropout}.")
+        if self.max_length is not None and self.max_length < 1:
+            raise InputError(f"max_length must be at least 1 token; found {self.max_length}.")
+        if self.pooling == "native" and (self.layer is not None or self.hidden is not None):
+            raise InputError("pooling=native is the family's own head, which reads the last states: leave layer and hidden out.")
+
+    def bind(
+        self, base: Base, labels: LabelSet, rng: Generator | None, task: Task | None = None, *, reserve: int = 0
+    ) -> "HeadReading":
+        """See `Readout.bind`.
+
+        Raises:
+            InputError: there is no such block, or an impossible length.
+            UnsupportedError: "cls" in a model whose first token sees nothing else, or "native" where the family has no head.
+        """
+        native = native_head(base) if self.pooling == "native" else None
+        form = input_form(base)
+        limit = input_limit(base, self.max_length, reserve)
+        pooled = self._pooled(base) if native is None or native.pooling is None else native.pooling
+        layer = self._block(base)
+        if native is None:
+            drop, tensors = self.dropout or 0.0, self._tensors(base, labels.num_outputs, rng)
+        else:
+            drop = native_dropout(native, base) if self.dropout is None else self.dropout
+            tensors = native_tensors(native, base, labels.num_outputs, rng)
+        return HeadReading(
+            readout=self,
+            label_set=labels,
+            form=form,
+            inputs=PlainInputs(base.tokenizer, labels.texts, limit, form.segments),
+            pooled=pooled,
+            eos=base.tokenizer.eos_token_id if pooled == "eos" else None,
+            layer=layer,
+            drop=drop,
+            native=native,
+            tensors={name: (value if rng is None else value.to(base.device)).requires_grad_() for name, value in tensors.items()},
+        )
+
+    def _pooled(self, base: Base) -> Pooled:
+        if self.pooling == "cls" and base.kind != "encoder":
+            raise UnsupportedError(
+                f"The first token of {base.family.name}, a {base.kind}, is read before any other: it cannot stand for the text. "
+                "Use pooling=last or mean."
+            )
+        if self.pooling == "mean" or (self.pooling == "auto" and base.kind == "encoder"):
+            return "mean"
+        return "cls" if self.pooling == "cls" else "last"
+
+    def _block(self, base: Base) -> int | None:
+        blocks = len(base.read.blocks)
+        if self.layer is None:
+            return None
+        if not -blocks <= self.layer < blocks:
+            raise InputError(
+                f"There is no block {self.layer}: the model has {blocks}, numbered 0 to {blocks - 1}, or -{blocks} to -1."
+            )
+        return self.layer % blocks
+
+    def _tensors(self, base: Base, outputs: int, rng: Generator | None) -> dict[str, Tensor]:
+        std = initial_std(base.trunk.config.to_dict())
+        width = base.output_size if self.layer is None else base.hidden_size
+        shapes = {"head": (outputs, width)}
+        if self.hidden is not None:
+            shapes = {"hidden": (self.hidden, width), "head": (outputs, self.hidden)}
+        tensors: dict[str, Tensor] = {}
+        for name, shape in shapes.items():
+            weight = torch.empty(shape, device="cpu" if rng else "meta")
+            tensors[f"{name}.weight"] = weight if rng is None else weight.normal_(std=std, generator=rng)
+            tensors[f"{name}.bias"] = torch.zeros(shape[0], device=weight.device)
+        return tensors
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class HeadReading:
+    """A head bound to a base; see `Reading`."""
+
+    readout: Head
+    label_set: LabelSet
+    form: InputForm
+    inputs: PlainInputs
+    pooled: Pooled
+    """What is pooled, with auto and native resolved."""
+    eos: int | None
+    layer: int | None
+    """The block that is read, counted from 0."""
+    drop: float
+    native: NativeHead | None
+    tensors: Mapping[str, Tensor]
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The labels, in the order of the scores; none in regression."""
+        return self.label_set.labels
+
+    @property
+    def kind(self) -> TaskKind:
+        """classification or regression."""
+        return self.label_set.kind
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The block that is read, if it is not the last states."""
+        return () if self.layer is None else (self.layer,)
+
+    @property
+    def virtual(self) -> bool:
+        """Whether virtual tokens are pooled too."""
+        return self.readout.virtual
+
+    def parameters(self) -> Mapping[str, Tensor]:
+        """The head's tensors by name."""
+        return self.tensors
+
+    def with_parameters(self, tensors: Mapping[str, Tensor]) -> "HeadReading":
+        """See `Reading.with_parameters`."""
+        return replace(self, tensors=check_parameters(self.tensors, tensors))
+
+    def prompt(self) -> tuple[int, ...]:
+        """Nothing stands before the input."""
+        return ()
+
+    def encode(self, example: Example) -> Encoded:
+        """An example as one sequence.
+
+        Raises:
+            InputError: a column is missing, or the tokenizer makes no token of the text.
+        """
+        texts = column_texts(example, self.label_set.texts)
+        tokens = self.inputs.encode(tuple(texts.values()), example.id)
+        return Encoded(
+            sequences=(tokens.ids,),
+            segments=None if tokens.segments is None else (tokens.segments,),
+            read=(read_positions(self.pooled, tokens.ids, self.eos),),
+            label=example.label,
+            cut=tokens.cut,
+            id=example.id,
+        )
+
+    def collate(self, items: Sequence[Encoded]) -> Batch:
+        """Encoded examples as one batch."""
+        return collate(items, self.form)
+
+    def features(self, base: Base, states: States, batch: Batch) -> Tensor:
+        """The pooled states (B, H), float32. Nothing trained here comes before them: of a frozen trunk they can be kept."""
+        states_NTH = states.last_NTH if self.layer is None else states.layers[self.layer]
+        return pool(self.pooled, states_NTH, batch, virtual=self.virtual)
+
+    def scores_from(self, features_BH: Tensor, *, training: bool = False) -> Tensor:
+        """Scores (B, C) of pooled states."""
+        if self.native is not None:
+            return native_scores(self.native, self.tensors, features_BH, self.drop, training).float()
+        x = dropout(features_BH, self.drop, training)
+        if self.readout.hidden is not None:
+            x = torch.tanh(linear(x, self.tensors["hidden.weight"], self.tensors["hidden.bias"]))
+            x = dropout(x, self.drop, training)
+        return linear(x, self.tensors["head.weight"], self.tensors["head.bias"]).float()
+
+    def scores(self, base: Base, states: States, batch: Batch, *, training: bool = False) -> Tensor:
+        """See `Reading.scores`."""
+        return self.scores_from(self.features(base, states, batch), training=training)

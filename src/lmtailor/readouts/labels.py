@@ -1,0 +1,56 @@
+"""What a readout must know of a task: small enough to be stored with an adapter."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from lmtailor.core.errors import InputError, near
+from lmtailor.tasks.example import Example, TaskKind
+from lmtailor.tasks.task import Task
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelSet:
+    """The answers of a task and the columns that they are answers to."""
+
+    kind: TaskKind
+    labels: tuple[str, ...]
+    """Classification: the labels, in the order of the scores. Regression: none."""
+    texts: tuple[str, ...]
+    """The text column, or the two columns of a pair."""
+    extra: tuple[str, ...] = ()
+    """Further columns that a pattern may name."""
+
+    def __post_init__(self) -> None:
+        if self.kind == "classification" and len(self.labels) < 2:
+            raise InputError(f"Classification needs at least two labels; found {list(self.labels)}.")
+        if self.kind == "regression" and self.labels:
+            raise InputError(f"Regression has no labels; found {list(self.labels)}.")
+        if not 1 <= len(self.texts) <= 2:
+            raise InputError(f"A task has one text column, or two for a pair; found {list(self.texts)}.")
+
+    @classmethod
+    def of(cls, task: Task) -> "LabelSet":
+        """That of a task."""
+        return cls(kind=task.kind, labels=task.labels, texts=task.text, extra=task.extra)
+
+    @property
+    def num_outputs(self) -> int:
+        """C: how many scores an example gets, one a label; in regression one."""
+        return len(self.labels) or 1
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """All columns an example has."""
+        return self.texts + self.extra
+
+
+def column_texts(example: Example, columns: tuple[str, ...]) -> Mapping[str, str]:
+    """The texts of these columns of an example.
+
+    Raises:
+        InputError: the example lacks one; the message offers near names.
+    """
+    for name in columns:
+        if name not in example.fields:
+            raise InputError(f"Example {example.id!r} has no column {name!r}. {near(name, example.fields)}")
+    return {name: example.fields[name] for name in columns}

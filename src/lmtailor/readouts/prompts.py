@@ -1,0 +1,131 @@
+"""From a pattern and the texts of columns to token ids with a gap, as masked and as causal models take them.
+
+Whitespace is exact: what is tokenised is always the whole text, or its end after a part whose tokens do not change.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from transformers import PreTrainedTokenizerBase
+
+from lmtailor.core.errors import InputError, UnsupportedError
+from lmtailor.readouts.cutting import Gapped
+from lmtailor.readouts.demonstrations import Shown
+from lmtailor.readouts.pattern import Pattern
+from lmtailor.readouts.words import plain_ids
+
+
+class Prompter(Protocol):
+    """Makes token ids of a pattern."""
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The model's."""
+
+    def tokens(self, values: Mapping[str, str]) -> Gapped:
+        """The input of one example, uncut."""
+
+    def prompt(self) -> tuple[int, ...]:
+        """What stands before every input and is not in `tokens`."""
+
+
+def solved(pattern: Pattern, shown: Sequence[Shown], first_word: Mapping[str, str]) -> list[str]:
+    """Demonstrations as text: the pattern with the label's first word in the gap."""
+    texts = []
+    for one in shown:
+        before, after = pattern.render(one.fields)
+        texts.append(before + first_word[one.label] + after)
+    return texts
+
+
+@dataclass(frozen=True)
+class MaskedPrompter:
+    """For masked LMs: one text with one mask token in the gap; demonstrations stand before it in the same sequence."""
+
+    tokenizer: PreTrainedTokenizerBase
+    pattern: Pattern
+    lead: str = ""
+    """The demonstrations, each with the separator after it."""
+
+    def __post_init__(self) -> None:
+        if self.tokenizer.mask_token is None or not self.tokenizer.is_fast:
+            raise UnsupportedError("A pattern needs a tokenizer with a mask token and offsets (a fast one) in masked models.")
+
+    def tokens(self, values: Mapping[str, str]) -> Gapped:
+        """The whole sequence. The mask is found by its place in the text: the same word in a column is not taken for it."""
+        before, after = self.pattern.render(values)
+        mask = str(self.tokenizer.mask_token)
+        start = len(self.lead) + len(before)
+        out = self.tokenizer(f"{self.lead}{before}{mask}{after}", return_attention_mask=False, verbose=False)
+        gap = out.char_to_token(start)
+        ids = tuple(out["input_ids"])
+        if gap is None or ids[gap] != self.tokenizer.mask_token_id:
+            raise InputError(
+                f"The tokenizer does not keep the gap apart in {before[-20:] + mask + after[:20]!r}. Put spaces around {{mask}}."
+            )
+        return Gapped(ids=ids, gap=gap)
+
+    def prompt(self) -> tuple[int, ...]:
+        """Nothing: in a bidirectional model all is one sequence."""
+        return ()
+
+
+@dataclass(frozen=True)
+class CausalPrompter:
+    """For causal LMs: the text up to the gap; demonstrations are a prompt of their own, equal for all inputs.
+
+    The prompt ends before the last separator, and the input begins with it: a tokenizer may write the separator and
+    what follows it as other tokens than the separator alone. So tokens(prompt) + tokens(input) = tokens(prompt and input).
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    pattern: Pattern
+    demonstrations: tuple[str, ...] = ()
+    separator: str = ""
+    _special: tuple[int, ...] = field(init=False)
+    _tail: tuple[int, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        if self.pattern.after:
+            raise UnsupportedError(
+                f"A causal model answers at the end of its text, but something stands after {{mask}} in {self.pattern.source!r}. "
+                "End the pattern with {mask}."
+            )
+        object.__setattr__(self, "_special", first_tokens(self.tokenizer))
+        object.__setattr__(self, "_tail", plain_ids(self.tokenizer, self.demonstrations[-1]) if self.demonstrations else ())
+
+    def tokens(self, values: Mapping[str, str]) -> Gapped:
+        """The input without the prompt; a space before the gap is left to the word.
+
+        Raises:
+            InputError: the tokenizer writes the input's beginning together with the last demonstration.
+        """
+        text = self.pattern.render(values)[0].removesuffix(" ")
+        if not self.demonstrations:
+            ids = self._special + plain_ids(self.tokenizer, text)
+            return Gapped(ids=ids, gap=len(ids))
+        whole = plain_ids(self.tokenizer, self.demonstrations[-1] + self.separator + text)
+        if whole[: len(self._tail)] != self._tail:
+            raise InputError(
+                f"The tokenizer writes the end of a demonstration and the separator {self.separator!r} together. "
+                "Use one that begins with a line break or a space."
+            )
+        ids = whole[len(self._tail) :]
+        return Gapped(ids=ids, gap=len(ids))
+
+    def prompt(self) -> tuple[int, ...]:
+        """The demonstrations, after the tokens that the tokenizer begins every text with."""
+        if not self.demonstrations:
+            return ()
+        return self._special + plain_ids(self.tokenizer, self.separator.join(self.demonstrations))
+
+
+def first_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """The special tokens that a tokenizer puts before a text (Llama's <s>, OPT's </s>), without those after it."""
+    plain = plain_ids(tokenizer, "a")
+    whole = tuple(tokenizer("a", return_attention_mask=False, verbose=False)["input_ids"])
+    for start in range(len(whole) - len(plain) + 1):
+        if whole[start : start + len(plain)] == plain:
+            return whole[:start]
+    raise UnsupportedError("This tokenizer does not keep a text's tokens together when it adds its special tokens.")

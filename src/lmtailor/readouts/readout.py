@@ -1,0 +1,186 @@
+"""The contract of readouts: how a model's output becomes one score a label.
+
+A `Readout` is settings and knows no model. Bound to a base and a set of labels it is a `Reading`, which makes inputs
+from examples and scores from states. Between the two, anything may act on the trunk.
+
+Shapes: B examples, k sequences an example, N = B · k, T tokens, H features, C labels (1 in regression).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Protocol
+
+import torch
+from torch import Generator, Tensor
+
+from lmtailor.base.base import Base
+from lmtailor.base.states import States
+from lmtailor.core.errors import InputError, StateError
+from lmtailor.readouts.batch import Batch, Encoded, InputForm
+from lmtailor.readouts.labels import LabelSet
+from lmtailor.tasks.example import Example
+from lmtailor.tasks.task import Task, TaskKind
+
+
+class Reading(Protocol):
+    """A readout bound to a base and a set of labels."""
+
+    @property
+    def readout(self) -> "Readout":
+        """The settings that give this reading again without the task: what was chosen from its data is in them."""
+
+    @property
+    def label_set(self) -> LabelSet:
+        """The labels it was bound to."""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The labels, in the order of the scores; none in regression."""
+
+    @property
+    def kind(self) -> TaskKind:
+        """classification or regression."""
+
+    @property
+    def form(self) -> InputForm:
+        """How the base takes batches."""
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """Numbers of the blocks whose outputs `scores` reads besides the last states."""
+
+    @property
+    def virtual(self) -> bool:
+        """Whether virtual tokens of a prompt are to be kept in the states, before the others, and pooled with them."""
+
+    def parameters(self) -> Mapping[str, Tensor]:
+        """Its own trained tensors by name: leaves that require gradients, or meta tensors if bound without rng."""
+
+    def with_parameters(self, tensors: Mapping[str, Tensor]) -> "Reading":
+        """The same reading with other values of its parameters.
+
+        Raises:
+            InputError: a name or a shape is not that of `parameters()`.
+        """
+
+    def prompt(self) -> tuple[int, ...]:
+        """Token ids that stand before every input: attach them once, as a prefix."""
+
+    def encode(self, example: Example) -> Encoded:
+        """An example as token ids, cut to the model's length."""
+
+    def collate(self, items: Sequence[Encoded]) -> Batch:
+        """Encoded examples as one batch."""
+
+    def scores(self, base: Base, states: States, batch: Batch, *, training: bool = False) -> Tensor:
+        """One row an example, one column a label: (B, C), float32.
+
+        Args:
+            base: the base it was bound to.
+            states: what the trunk gave on this batch's sequences; for a part of a larger run, see `take_rows`.
+            batch: as `collate` or `join` made it.
+            training: whether dropout acts; it draws from torch's own generator.
+        """
+
+
+class Readout(Protocol):
+    """Settings of a readout: a frozen dataclass of plain fields, so that a manifest holds it."""
+
+    def bind(self, base: Base, labels: LabelSet, rng: Generator | None, task: Task | None = None, *, reserve: int = 0) -> Reading:
+        """Tie the readout to a base and its labels.
+
+        Args:
+            base: the model.
+            labels: what is to be told from what.
+            rng: where trained tensors start from; None gives shapes without memory (device "meta").
+            task: the data, for readouts that choose something from it.
+            reserve: positions of the model that virtual tokens take (tokens); inputs are cut to what is left.
+
+        Raises:
+            InputError: the settings do not fit the labels or the data.
+            UnsupportedError: the model cannot be read so.
+        """
+
+
+def input_form(base: Base) -> InputForm:
+    """How a base takes batches.
+
+    Token types are given where the model tells more than one apart. Without a padding token id 0 pads: what is
+    padded is never attended to.
+
+    Raises:
+        InputError: an encoder-decoder whose configuration names no first token for the decoder.
+    """
+    config = base.trunk.config.to_dict()
+    pad = base.tokenizer.pad_token_id if base.tokenizer.pad_token_id is not None else config.get("pad_token_id")
+    decoder = base.kind == "encoder-decoder"
+    wraps = base.family.name == "mbart"
+    start = config.get("decoder_start_token_id")
+    if decoder and not wraps and start is None:
+        raise InputError(
+            f"The configuration of {base.source or base.family.name} has no decoder_start_token_id, the decoder's first token."
+        )
+    return InputForm(
+        pad_id=pad or 0,
+        segments=base.kind == "encoder" and config.get("type_vocab_size", 0) > 1,
+        decoder=decoder,
+        decoder_start=start if decoder and not wraps else None,
+    )
+
+
+def input_limit(base: Base, max_length: int | None, reserve: int) -> int:
+    """The longest input in tokens: the model's, or less where asked, without the reserved positions.
+
+    Raises:
+        InputError: more is asked than the model takes, or nothing is left.
+    """
+    if max_length is not None and max_length > base.max_length:
+        raise InputError(f"max_length is {max_length}, but the model takes {base.max_length} tokens. Ask for that or less.")
+    limit = min(max_length or base.max_length, base.max_length - reserve)
+    if limit < 1:
+        raise InputError(
+            f"Virtual tokens take {reserve} of the model's {base.max_length} positions, which leaves none for the input."
+        )
+    return limit
+
+
+def take_rows(states: States, rows: slice | Tensor) -> States:
+    """The states of some sequences of a run, such as one readout's part of joined batches."""
+    return replace(states, last_NTH=states.last_NTH[rows], layers={layer: value[rows] for layer, value in states.layers.items()})
+
+
+def check_parameters(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The given values as leaves that require gradients, after a check of names and shapes.
+
+    Raises:
+        InputError: they do not fit.
+    """
+    if set(own) != set(given):
+        raise InputError(f"The readout has the parameters {sorted(own)}, but {sorted(given)} were given.")
+    for name, tensor in own.items():
+        if tensor.shape != given[name].shape:
+            raise InputError(
+                f"The readout's {name} has the shape {tuple(tensor.shape)}, but {tuple(given[name].shape)} was given."
+            )
+    return {name: given[name].detach().clone().requires_grad_() for name in own}
+
+
+def virtual_tokens(states_NTH: Tensor, batch: Batch, virtual: bool) -> int:
+    """How many virtual tokens stand before the input's own in the states.
+
+    Raises:
+        StateError: the states are not those of the batch.
+    """
+    extra = states_NTH.shape[1] - batch.mask_NT.shape[1]
+    if states_NTH.shape[0] != batch.mask_NT.shape[0] or extra < 0 or (extra and not virtual):
+        raise StateError(
+            f"These states are {tuple(states_NTH.shape[:2])} sequences × tokens, the batch is {tuple(batch.mask_NT.shape)}. "
+            "Score a batch with the states of its own run."
+        )
+    return extra
+
+
+def read_states(states_NTH: Tensor, batch: Batch, offset: int = 0) -> Tensor:
+    """The states at the batch's read positions (N, P, H); those of absent positions are to be ignored."""
+    rows_N1 = torch.arange(states_NTH.shape[0], device=states_NTH.device)[:, None]
+    return states_NTH[rows_N1, (batch.read_NP + offset).clamp(min=0)]

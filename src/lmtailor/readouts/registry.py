@@ -1,0 +1,25 @@
+"""Readouts by name, for manifests, plans and the command line."""
+
+from collections.abc import Mapping
+
+from lmtailor.core.errors import InputError, near
+from lmtailor.readouts.head import Head
+from lmtailor.readouts.verbalizer import Verbalizer
+
+READOUTS: Mapping[str, type[Head] | type[Verbalizer]] = {"head": Head, "verbalizer": Verbalizer}
+
+
+def get_readout(name: str) -> type[Head] | type[Verbalizer]:
+    """The settings class of a readout.
+
+    Raises:
+        InputError: there is no such readout.
+    """
+    if name not in READOUTS:
+        raise InputError(f"There is no readout {name!r}. {near(name, READOUTS)}")
+    return READOUTS[name]
+
+
+def readout_name(readout: Head | Verbalizer) -> str:
+    """The name of a readout's class in `READOUTS`."""
+    return next(name for name, kind in READOUTS.items() if type(readout) is kind)

@@ -1,0 +1,27 @@
+"""Small inputs that the tests of readouts share."""
+
+from lmtailor.readouts.labels import LabelSet
+from lmtailor.tasks.example import Example
+from lmtailor.tasks.task import Task
+
+SENTIMENT = LabelSet(kind="classification", labels=("neg", "pos"), texts=("sentence",))
+PAIRS = LabelSet(kind="classification", labels=("no", "maybe", "yes"), texts=("first", "second"))
+SCALE = LabelSet(kind="regression", labels=(), texts=("first", "second"))
+
+TEXTS = ("a very good movie.", "bad", "the worst book, not fun at all", "so boring that the cat sat on this text. No!")
+
+
+def sentences() -> list[Example]:
+    """Texts of different lengths, with labels."""
+    return [Example(id=f"dev/{i}", fields={"sentence": text}, label=i % 2) for i, text in enumerate(TEXTS)]
+
+
+def pairs() -> list[Example]:
+    """Pairs of texts, with labels."""
+    return [Example(id=f"dev/{i}", fields={"first": text, "second": TEXTS[i - 1]}, label=i % 3) for i, text in enumerate(TEXTS)]
+
+
+def sentiment_task(count: int = 12) -> Task:
+    """A task with a training split; even rows are "pos"."""
+    rows = [{"sentence": f"{TEXTS[i % 4]} {i}", "label": "neg" if i % 2 else "pos"} for i in range(count)]
+    return Task.from_records(text="sentence", train=rows)
