@@ -115,7 +115,7 @@ def opt(config: PreTrainedConfig) -> Family:
         final_norm="decoder.final_layer_norm" if pre and not config._remove_final_layer_norm else None,
         project_out="decoder.project_out" if projects else None,
         causal=True,
-        positions="argument",
+        positions="mask",
         position_embedding="decoder.embed_positions",
         position_offset=2,
     )

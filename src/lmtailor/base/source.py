@@ -34,9 +34,13 @@ def resolve(source: str | Path) -> Source:
         _check_folder(path)
         return Source(asked=asked, place=str(path), local=True)
     if isinstance(source, Path) or asked[0] in "./~\\" or asked.count("/") > 1 or path.suffix == ".gguf":
-        siblings = [str(path.parent / one.name) for one in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise InputError(f"There is no file or folder {asked!r}. {near(str(path), siblings) if siblings else ''}".rstrip())
+        beside = [str(one) for one in path.parent.iterdir() if _may_be_model(one)] if path.parent.is_dir() else []
+        raise InputError(f"There is no file or folder {asked!r}. Models in its place: {near(str(path), beside)}")
     return Source(asked=asked, place=asked, local=False)
+
+
+def _may_be_model(path: Path) -> bool:
+    return path.suffix == ".gguf" or (path / "config.json").is_file()
 
 
 def _file(asked: str, path: Path) -> Source:
