@@ -13,7 +13,12 @@ def encoded(*lengths: int, label: int | float | None = 0, start: int = 10) -> En
     sequences = tuple(tuple(range(start, start + length)) for length in lengths)
     read = tuple((length - 1,) for length in lengths)
     return Encoded(
-        sequences=sequences, segments=tuple((1,) * n for n in lengths), read=read, targets=((7,),) * len(lengths), label=label, id=str(start)
+        sequences=sequences,
+        segments=tuple((1,) * n for n in lengths),
+        read=read,
+        targets=((7,),) * len(lengths),
+        label=label,
+        id=str(start),
     )
 
 

@@ -248,14 +248,20 @@ def test_virtual_tokens_are_pooled_where_asked(how: str) -> None:
 def test_joined_batches_give_each_readout_its_own_scores(key: str) -> None:
     base = tiny_base(key)
     readings = [bound(base), bound(base, Head(hidden=4, layer=1), PAIRS)]
-    batches = [readings[0].collate([readings[0].encode(e) for e in sentences()]), readings[1].collate([readings[1].encode(e) for e in pairs()])]
+    batches = [
+        readings[0].collate([readings[0].encode(e) for e in sentences()]),
+        readings[1].collate([readings[1].encode(e) for e in pairs()]),
+    ]
     joined = join(batches, readings[0].form)
     together = base.hidden(joined.inputs, readings[1].layers)
     for reading, part, rows, batch in zip(readings, joined.parts, joined.rows, batches, strict=True):
         solo = reading.scores(base, base.hidden(batch.inputs, reading.layers), batch)
         torch.testing.assert_close(reading.scores(base, take_rows(together, rows), part), solo, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(
-            reading.scores(base, take_rows(take_rows(together, rows), torch.tensor([2, 0])), part.rows([2, 0])), solo[[2, 0]], rtol=1e-4, atol=1e-5
+            reading.scores(base, take_rows(take_rows(together, rows), torch.tensor([2, 0])), part.rows([2, 0])),
+            solo[[2, 0]],
+            rtol=1e-4,
+            atol=1e-5,
         )
 
 

@@ -53,7 +53,10 @@ def test_modernbert_pools_as_its_configuration_says(pooling: str) -> None:
     assert {"head.dense.bias", "head.norm.bias"} <= set(reading.parameters())
     batch = reading.collate([reading.encode(example) for example in sentences()])
     torch.testing.assert_close(
-        reading.scores(base, base.hidden(batch.inputs), batch), reference(base, reading)(**batch.inputs).logits, rtol=1e-6, atol=1e-6
+        reading.scores(base, base.hidden(batch.inputs), batch),
+        reference(base, reading)(**batch.inputs).logits,
+        rtol=1e-6,
+        atol=1e-6,
     )
 
 
@@ -62,7 +65,9 @@ def test_opt_with_a_projection_after_its_blocks() -> None:
     reading = Head(pooling="native").bind(base, SENTIMENT, generator(0))
     assert reading.parameters()["score.weight"].shape == (2, 32)
     batch = reading.collate([reading.encode(example) for example in sentences()])
-    torch.testing.assert_close(reading.scores(base, base.hidden(batch.inputs), batch), reference(base, reading)(**batch.inputs).logits)
+    torch.testing.assert_close(
+        reading.scores(base, base.hidden(batch.inputs), batch), reference(base, reading)(**batch.inputs).logits
+    )
     at_block = Head(layer=-1).bind(base, SENTIMENT, generator(0))
     assert at_block.parameters()["head.weight"].shape == (2, 48)
     assert at_block.scores(base, base.hidden(batch.inputs, at_block.layers), batch).shape == (4, 2)
@@ -89,7 +94,9 @@ def test_the_layer_before_modernberts_lm_head_is_the_start() -> None:
     assert torch.equal(tensors["head.dense.weight"], base.model.get_parameter("head.dense.weight"))
 
 
-@pytest.mark.parametrize(("key", "name", "std"), [("roberta", "classifier.dense.weight", 0.02), ("t5", "classification_head.dense.weight", 48**-0.5)])
+@pytest.mark.parametrize(
+    ("key", "name", "std"), [("roberta", "classifier.dense.weight", 0.02), ("t5", "classification_head.dense.weight", 48**-0.5)]
+)
 def test_the_start_is_the_familys(key: str, name: str, std: float) -> None:
     tensors = Head(pooling="native").bind(tiny_base(key), SENTIMENT, generator(0)).parameters()
     assert tensors[name].std().item() == pytest.approx(std, rel=0.1)
