@@ -102,14 +102,14 @@ def tiny_config(key: str, **overrides: Any) -> Any:
     key = _ALIASES.get(key, key)
     tokenizer = tiny_tokenizer(kind_of(key))
     common = dict(vocab_size=len(tokenizer), pad_token_id=0, bos_token_id=1, eos_token_id=2)
-    config = AutoConfig.for_model(key, **common, **{**_SHAPES[key], **overrides})
+    config = AutoConfig.for_model(key, **{**common, **_SHAPES[key], **overrides})
     for name, value in config.to_dict().items():
         if "drop" in name and isinstance(value, float) and name not in overrides:
             setattr(config, name, 0.0)
     return config
 
 
-def tiny_model(key: str, *, head: bool = True, **overrides: Any) -> PreTrainedModel:
+def tiny_model(key: str, *, head: bool = True, **overrides: Any) -> Any:
     """A tiny random model in eval mode, with LM head or without; `overrides` go to its configuration."""
     return copy.deepcopy(_model(_ALIASES.get(key, key), head, tuple(sorted(overrides.items()))))
 

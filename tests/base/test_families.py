@@ -249,7 +249,7 @@ def test_gate_goes_through_the_activation_and_up_does_not(name: str) -> None:
                     return torch.full_like(y, -50.0)
                 return site.part.put(y, torch.full_like(site.part.take(y), -50.0))
 
-            def note(module: nn.Module, x: Tensor, y: Tensor, part: str = part) -> None:
+            def note(module: nn.Module, x: Tensor, y: Tensor, part: str = part, inner: dict[str, Tensor] = inner) -> None:
                 inner[part] = x
 
             run(base, {site.module: sink, base.sites[f"{before}.down"].module: note})

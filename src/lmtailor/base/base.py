@@ -28,7 +28,7 @@ from lmtailor.core.errors import InputError, UnsupportedError
 __all__ = ["Base", "States"]
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Base:
     """A frozen model, its tokenizer, and the names of its places. Built by `load_base`, or by `Base.from_model`."""
 
@@ -92,6 +92,9 @@ class Base:
             fingerprint=fingerprint(trunk),
             max_length=max_length(tokenizer, model.config, table, stacks),
         )
+
+    def __repr__(self) -> str:
+        return f"Base({self.source or type(self.model).__name__!r}, {self.family.name}, {self.num_parameters:,} parameters)"
 
     @property
     def kind(self) -> Kind:
