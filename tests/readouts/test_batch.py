@@ -9,7 +9,7 @@ from lmtailor.readouts.batch import Encoded, InputForm, collate, join
 FORM = InputForm(pad_id=9, segments=True)
 
 
-def encoded(*lengths: int, label: int | float | None = 0, start: int = 10) -> Encoded:
+def encoded(*lengths: int, label: float | None = 0, start: int = 10) -> Encoded:
     sequences = tuple(tuple(range(start, start + length)) for length in lengths)
     read = tuple((length - 1,) for length in lengths)
     return Encoded(

@@ -45,7 +45,7 @@ def test_a_character_of_several_tokens_is_never_halved() -> None:
 def test_a_pattern_that_cannot_fit() -> None:
     with pytest.raises(InputError, match="even without any of its columns; 2 fit"):
         cut("{a} so so so {mask}", {"a": "good"}, 2)
-    with pytest.raises(InputError, match="Example 'x' has .* without any of the column 'b'"):
+    with pytest.raises(InputError, match=r"Example 'x' has .* without any of the column 'b'"):
         cut("{a}{b:cut} {mask}", {"a": " good" * 9, "b": "bad"}, 5)
 
 

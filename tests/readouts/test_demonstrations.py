@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from tokenizers.processors import TemplateProcessing
 
 from lmtailor.core.errors import InputError
 from lmtailor.core.settings import from_mapping, to_mapping
@@ -53,7 +54,7 @@ def test_balance_and_orders() -> None:
 def test_too_few_examples() -> None:
     with pytest.raises(InputError, match="13 demonstrations are asked for, but train has 12 labelled examples"):
         drawn(k=13)
-    with pytest.raises(InputError, match="7 demonstrations .* has 6 labelled examples with the label 'neg'"):
+    with pytest.raises(InputError, match=r"7 demonstrations .* has 6 labelled examples with the label 'neg'"):
         drawn(k=7, per_class=True)
     unknown = Split(name="train", examples=(Example(id="a", fields={"sentence": "x"}),))
     with pytest.raises(InputError, match="train has 0 labelled"):
@@ -94,8 +95,6 @@ def test_causal_scores_with_the_prompt_are_those_of_the_whole_text(key: str) -> 
 
 
 def test_a_tokenizers_first_token_goes_to_the_prompt() -> None:
-    from tokenizers.processors import TemplateProcessing  # noqa: PLC0415 - only here
-
     base = tiny_base("llama")
     base.tokenizer._tokenizer.post_processor = TemplateProcessing(single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", 1)])
     reading = Verbalizer("{sentence} is {mask}", WORDS, demonstrations=Demonstrations(k=2)).bind(
@@ -154,7 +153,7 @@ def test_bad_settings() -> None:
         Demonstrations(k=2, shown=(one,))
     with pytest.raises(InputError, match="3 demonstrations are given, but k is 2 a label"):
         Demonstrations(k=2, per_class=True, shown=(one,) * 3)
-    with pytest.raises(InputError, match="no task is given|Give the task"):
+    with pytest.raises(InputError, match=r"no task is given|Give the task"):
         Verbalizer("{sentence} {mask}", WORDS, demonstrations=Demonstrations(k=1)).bind(tiny_base("gpt2"), SENTIMENT, None)
 
 

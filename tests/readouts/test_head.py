@@ -134,7 +134,7 @@ def test_with_parameters_takes_copies_and_checks_them() -> None:
     own = {name: torch.randn(value.shape) for name, value in shapes.parameters().items()}
     given = shapes.with_parameters(own).parameters()
     assert all(torch.equal(given[name], own[name]) and given[name] is not own[name] for name in own)
-    with pytest.raises(InputError, match="head.weight"):
+    with pytest.raises(InputError, match=r"head.weight"):
         shapes.with_parameters({"head.bias": own["head.bias"]})
     with pytest.raises(InputError, match=r"\(2, 48\), but \(2, 47\)"):
         shapes.with_parameters(own | {"head.weight": torch.zeros(2, 47)})

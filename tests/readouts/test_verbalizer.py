@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from tokenizers.processors import TemplateProcessing
 
 from lmtailor.base.base import Base
 from lmtailor.core.errors import InputError, StateError, UnsupportedError
@@ -134,8 +135,6 @@ def test_a_causal_input_ends_without_space_and_the_word_begins_with_it() -> None
 
 def test_a_tokenizers_first_tokens_are_kept_and_its_last_left_out() -> None:
     base = tiny_base("llama")
-    from tokenizers.processors import TemplateProcessing  # noqa: PLC0415 - only here
-
     base.tokenizer._tokenizer.post_processor = TemplateProcessing(
         single="<s> $A </s>", pair="<s> $A $B </s>", special_tokens=[("<s>", 1), ("</s>", 2)]
     )
@@ -148,7 +147,7 @@ def test_nothing_is_trained() -> None:
     reading = bound(tiny_base("bert"), SINGLE)
     assert reading.parameters() == {}
     assert reading.with_parameters({}) is reading
-    with pytest.raises(InputError, match="head.weight"):
+    with pytest.raises(InputError, match=r"head.weight"):
         reading.with_parameters({"head.weight": torch.zeros(1)})
     assert (reading.prompt(), reading.layers, reading.virtual) == ((), (), False)
 
@@ -248,7 +247,7 @@ def test_bad_patterns_and_columns() -> None:
         bound(tiny_base("bert"), SINGLE, pattern="{sentences} {mask}")
     with pytest.raises(InputError, match="no column 'sentence'"):
         bound(tiny_base("bert"), SINGLE).encode(Example(id="x", fields={"text": "a"}))
-    with pytest.raises(UnsupportedError, match="stands after {mask}"):
+    with pytest.raises(UnsupportedError, match=r"stands after {mask}"):
         bound(tiny_base("gpt2"), SINGLE, pattern="{sentence} It was {mask}.")
     with pytest.raises(InputError, match="Nothing stands before the gap"):
         bound(tiny_base("gpt2"), SINGLE, pattern="{sentence} {mask}").encode(Example(id="x", fields={"sentence": ""}))
@@ -270,7 +269,7 @@ def test_models_and_tasks_that_cannot_be_read_so() -> None:
         verbalizer.bind(tiny_base("bert"), SCALE, None)
     with pytest.raises(UnsupportedError, match="t5 is an encoder-decoder"):
         verbalizer.bind(tiny_base("t5"), SENTIMENT, None)
-    with pytest.raises(UnsupportedError, match="tiny-bert has no LM head.*Use Head"):
+    with pytest.raises(UnsupportedError, match=r"tiny-bert has no LM head.*Use Head"):
         verbalizer.bind(tiny_base("bert", head=False), SENTIMENT, None)
 
 
