@@ -182,7 +182,7 @@ class Attached:
         """
         reading = self._reader(slot)
         with self.engine.narrowed([slot]):
-            return reading.scores(self.base, self._without_virtual(states, slot, reading.virtual), batch, training=training)
+            return reading.scores(self.base, self.own_states(slot, states), batch, training=training)
 
     def read(self, batch: BatchLike) -> list[Tensor]:
         """Scores of every row from that row's own readout, (C,) each; C may differ between rows.
@@ -204,8 +204,9 @@ class Attached:
             out.update(zip(rows, self.scores(slot, _take(states, index), batch.rows(rows)), strict=True))
         return [out[row] for row in range(len(slots))]
 
-    def _without_virtual(self, states: States, slot: int, keep: bool) -> States:
-        """The states of one adapter's rows, without the virtual tokens that its readout does not read."""
+    def own_states(self, slot: int, states: States) -> States:
+        """The states of one adapter's rows as its readout reads them: without the virtual tokens that it leaves out."""
+        keep = self._reader(slot).virtual
         present = self._entrances[-1].virtual if self._keep_virtual else 0
         drop = present - (self._entrances[-1].width(slot) if keep else 0)
         if not drop:

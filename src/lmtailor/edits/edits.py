@@ -7,6 +7,7 @@ from torch import Tensor
 
 from lmtailor.core.errors import AdapterFileError
 from lmtailor.edits.edit import Edit
+from lmtailor.edits.kinds import WeightEdit
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,11 @@ class Edits(Sequence[Edit]):  # type: ignore[override]
     def num_parameters(self) -> int:
         """Trained scalars."""
         return sum(tensor.numel() for tensor in self.state().values())
+
+    @property
+    def shares_batch(self) -> bool:
+        """Whether rows under these edits can stand in one batch with rows of others: no weight is replaced."""
+        return not any(isinstance(edit, WeightEdit) for edit in self.items)
 
     def with_state(self, state: Mapping[str, Tensor]) -> "Edits":
         """These edits with other tensors.

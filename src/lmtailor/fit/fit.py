@@ -1,0 +1,142 @@
+"""`fit`: from a base and a task to an adapter."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lmtailor.base.base import Base
+from lmtailor.core.errors import InputError, TrainingError
+from lmtailor.core.provenance import hardware, now, revision, versions
+from lmtailor.core.settings import settings_hash, to_mapping
+from lmtailor.fit.callbacks.callback import Callback
+from lmtailor.fit.checkpoint import here
+from lmtailor.fit.loop import Loop
+from lmtailor.fit.training import Training
+from lmtailor.infer.evaluate import measure, predict_examples
+from lmtailor.methods import method_name
+from lmtailor.methods.method import Finishes, Method
+from lmtailor.objectives.supervised import Supervised
+from lmtailor.readouts.head import Head
+from lmtailor.readouts.readout import Readout
+from lmtailor.store.adapter import Adapter, new_adapter, on_device
+from lmtailor.store.folder import load_adapter, save_adapter
+from lmtailor.tasks.task import Task
+
+CHECKPOINT = ".checkpoint"
+"""Folder of an unfinished fit, in its output folder's parent: `.NAME.checkpoint`."""
+
+
+def fit(
+    base: Base,
+    task: Task,
+    *,
+    method: Method,
+    readout: Readout | None = None,
+    objective: Supervised | None = None,
+    training: Training | None = None,
+    seed: int = 0,
+    out: str | Path | None = None,
+    callbacks: Sequence[Callback] = (),
+    overwrite: bool = False,
+) -> Adapter:
+    """Fit a base to a task.
+
+    The best weights on dev are kept, if the task has a dev set. With `out` the fit can be interrupted at any moment: the same
+    call goes on where the last checkpoint stands, and ends with the same bits. A finished fit of the same settings is returned
+    as it is.
+
+    Args:
+        base: the model; its own weights never change.
+        task: needs a train split.
+        method: which parameters may change.
+        readout: how the model answers; None is `Head()`.
+        objective: the loss; None is `Supervised()`.
+        training: how to train; what it leaves open comes from the method's recipe.
+        seed: of start, order and dropout.
+        out: folder for the adapter and, next to it, the checkpoint.
+        callbacks: listeners.
+        overwrite: replace what another fit left in `out`.
+
+    Returns:
+        The adapter, with its scores on dev.
+
+    Raises:
+        InputError: settings that do not fit the base or the data.
+        TrainingError: the loss is not a number, or `out` holds a fit of other settings.
+    """
+    readout = Head() if readout is None else readout
+    objective = Supervised() if objective is None else objective
+    training = (Training() if training is None else training).resolved(method.recipe)
+    if "train" not in task.splits:
+        raise InputError(f"The task {task.name} has no train split, so nothing can be fitted. Use evaluate for zero-shot readouts.")
+    settings = _settings(base, task, method, readout, objective, training, seed)
+    digest = settings_hash(settings)
+    folder = None if out is None else Path(out)
+    if folder is not None and (folder / "adapter.json").exists():
+        done = load_adapter(folder, base)
+        if done.provenance.get("settings_hash") == digest:
+            return done
+        if not overwrite:
+            raise TrainingError(f"{folder} holds an adapter of another fit. Choose another folder, or pass overwrite=True (--overwrite).")
+    begun = now()
+    start = new_adapter(base, method=method, readout=readout, task=task, seed=seed)
+    checkpoint = None if folder is None else folder.parent / f".{folder.name}{CHECKPOINT}" / "state.safetensors"
+    loop = Loop(base, task, start, objective, training, seed, here(digest, versions()), checkpoint, tuple(callbacks))
+    adapter = _finished(loop.run(), method)
+    provenance = {
+        "settings": settings,
+        "settings_hash": digest,
+        "task": task.name,
+        "data": task.digest,
+        "seed": seed,
+        "begun": begun,
+        "ended": now(),
+        "seconds": loop.progress.seconds,
+        "steps": loop.progress.step,
+        "outcome": loop.progress.ended,
+        "best_step": loop.progress.best_step,
+        "history": loop.progress.history,
+        "notes": list(loop.notes),
+        "versions": versions(),
+        "revision": revision(),
+        "hardware": hardware() | {"threads": torch.get_num_threads(), "device": str(base.device)},
+    }
+    scores = {}
+    if "dev" in task.splits:
+        scores["dev"] = measure(task, predict_examples(base, adapter, task.split("dev").examples))
+    adapter = replace(adapter, scores=scores, provenance=provenance)
+    if folder is not None and checkpoint is not None:
+        save_adapter(adapter, folder)
+        checkpoint.unlink(missing_ok=True)
+        checkpoint.parent.rmdir()
+    return adapter
+
+
+def _finished(adapter: Adapter, method: Method) -> Adapter:
+    """Detached tensors, and the plain form of methods that train more than they keep."""
+    adapter = on_device(adapter.with_state({name: tensor.detach().clone() for name, tensor in adapter.state.items()}), torch.device("cpu"))
+    for tensor in adapter.state.values():
+        tensor.requires_grad_(False)
+    if isinstance(method, Finishes):
+        plain, edits = method.finished(adapter.edits)
+        adapter = replace(adapter, method=plain, edits=edits)
+    return adapter
+
+
+def _settings(
+    base: Base, task: Task, method: Method, readout: Readout, objective: Supervised, training: Training, seed: int
+) -> dict[str, Any]:
+    return {
+        "base": base.fingerprint,
+        "dtype": str(base.dtype),
+        "data": task.digest,
+        "metrics": list(task.metrics),
+        "method": {"name": method_name(method), **to_mapping(method)},
+        "readout": {"name": type(readout).__name__, **to_mapping(readout)},  # type: ignore[type-var]
+        "objective": to_mapping(objective),
+        "training": to_mapping(training),
+        "seed": seed,
+    }

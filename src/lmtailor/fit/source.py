@@ -1,0 +1,154 @@
+"""Where a fit's scores come from: the whole model, the blocks above a cached trunk, or features that are pooled once.
+
+Shapes: B examples, C labels, N sequences, T tokens, H features.
+"""
+
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from lmtailor.edits.attach import Attached
+from lmtailor.edits.edits import Edits
+from lmtailor.edits.replay import Replay, frozen_blocks
+from lmtailor.fit.cache import StateCache, needed_bytes
+from lmtailor.fit.training import Training
+from lmtailor.infer.score import Progress, by_length
+from lmtailor.readouts.batch import Batch, Encoded
+from lmtailor.readouts.head import HeadReading
+from lmtailor.readouts.readout import Reading
+
+
+class Source(Protocol):
+    """Scores of examples that were encoded before."""
+
+    def scores(self, indices: Sequence[int], *, training: bool) -> tuple[Tensor, Batch]:
+        """Scores (B, C) of some examples, and their batch."""
+
+
+class WholeModel:
+    """Everything runs every time."""
+
+    def __init__(self, attached: Attached, reading: Reading, items: Sequence[Encoded], autocast: torch.autocast) -> None:
+        self.attached, self.reading, self.items, self.autocast = attached, reading, items, autocast
+
+    def scores(self, indices: Sequence[int], *, training: bool) -> tuple[Tensor, Batch]:
+        """Run the trunk and read it."""
+        batch = self.reading.collate([self.items[i] for i in indices]).to(self.attached.base.device)
+        with self.autocast:
+            states = self.attached.states(batch.inputs)
+            return self.attached.scores(0, states, batch, training=training), batch
+
+
+class CachedTrunk:
+    """The blocks below the lowest edit ran once; the others run every time."""
+
+    def __init__(self, whole: WholeModel, replay: Replay, cache: StateCache, first: Sequence[int]) -> None:
+        self.whole, self.replay, self.cache, self.first = whole, replay, cache, first
+
+    def scores(self, indices: Sequence[int], *, training: bool) -> tuple[Tensor, Batch]:
+        """Play the kept states back and run what is above them."""
+        whole = self.whole
+        batch = whole.reading.collate([whole.items[i] for i in indices]).to(whole.attached.base.device)
+        sequences = [self.first[i] + k for i in indices for k in range(batch.per_row)]
+        states = self.cache.get(sequences, batch.mask_NT.shape[1]).to(whole.attached.base.device)
+        with whole.autocast, self.replay.playing(states):
+            kept = whole.attached.states(batch.inputs)
+            return whole.attached.scores(0, kept, batch, training=training), batch
+
+
+class PooledFeatures:
+    """Nothing below the head is trained: its input is computed once, and a step is a step of the head alone."""
+
+    def __init__(self, reading: HeadReading, items: Sequence[Encoded], features_NF: Tensor, device: torch.device) -> None:
+        self.reading, self.items, self.features_NF, self.device = reading, items, features_NF, device
+
+    def scores(self, indices: Sequence[int], *, training: bool) -> tuple[Tensor, Batch]:
+        """Run the head."""
+        batch = self.reading.collate([self.items[i] for i in indices]).to(self.device)
+        features = self.features_NF[torch.tensor(list(indices), device=self.device)]
+        return self.reading.scores_from(features, training=training), batch
+
+
+def make_source(
+    attached: Attached,
+    edits: Edits,
+    reading: Reading,
+    items: Sequence[Encoded],
+    training: Training,
+    *,
+    folder: Path | None = None,
+    progress: Progress | None = None,
+) -> tuple[Source, str]:
+    """The cheapest exact source, and a sentence that says what it is.
+
+    Args:
+        attached: with the adapter that is trained, its frozen modules in eval mode.
+        edits: of that adapter.
+        reading: of that adapter.
+        items: encoded examples.
+        training: its bounds on the cache.
+        folder: where a cache may spill to.
+        progress: told while the cache fills.
+    """
+    base = attached.base
+    autocast = torch.autocast(base.device.type, torch.bfloat16, enabled=training.precision == "bfloat16")
+    whole = WholeModel(attached, reading, items, autocast)
+    if not training.cache_trunk:
+        return whole, "the trunk is not cached (training.cache_trunk is false)"
+    if not edits and isinstance(reading, HeadReading):
+        return _pooled(whole, reading, training, progress), f"the trunk is frozen: features of {len(items):,} examples were computed once"
+    count = frozen_blocks(base, edits, reading.layers)
+    if count == 0:
+        return whole, "nothing to cache: an edit acts in the first block or before it, or the model's blocks cannot be replayed"
+    lengths = [len(sequence) for item in items for sequence in item.sequences]
+    need = needed_bytes(lengths, base.hidden_size, base.dtype)
+    if need > training.cache_memory + training.cache_disk:
+        return whole, f"the trunk is not cached: {need / 1e9:.1f} GB are above training.cache_memory + training.cache_disk"
+    source, spilled = _cached(whole, Replay(base, count), lengths, training, folder, progress)
+    where = f", {spilled / 1e6:.0f} MB of them on disk" if spilled else ""
+    blocks = len(base.stacks[-1].blocks)
+    return source, f"the first {count} of {blocks} blocks are frozen: they ran once an example ({need / 1e6:.0f} MB kept{where})"
+
+
+def _pooled(whole: WholeModel, reading: HeadReading, training: Training, progress: Progress | None) -> PooledFeatures:
+    base, items, done = whole.attached.base, whole.items, 0
+    out: Tensor | None = None
+    with torch.no_grad(), whole.autocast:
+        for indices in by_length(items, training.batch_size):
+            batch = reading.collate([items[i] for i in indices]).to(base.device)
+            states = whole.attached.own_states(0, whole.attached.states(batch.inputs))
+            features = reading.features(base, states, batch).float()
+            out = features.new_empty(len(items), features.shape[1]) if out is None else out
+            out[torch.tensor(indices, device=base.device)] = features
+            done += len(indices)
+            if progress is not None:
+                progress(done, len(items))
+    assert out is not None
+    return PooledFeatures(reading, items, out, base.device)
+
+
+def _cached(
+    whole: WholeModel, replay: Replay, lengths: list[int], training: Training, folder: Path | None, progress: Progress | None
+) -> tuple[CachedTrunk, int]:
+    base, items, done = whole.attached.base, whole.items, 0
+    counts = [len(item.sequences) for item in items]
+    first = [0, *itertools.accumulate(counts)]
+    cache: StateCache | None = None
+    with torch.no_grad(), whole.autocast, replay.capturing():
+        for indices in by_length(items, training.batch_size):
+            batch = whole.reading.collate([items[i] for i in indices]).to(base.device)
+            whole.attached.states(batch.inputs)
+            states = replay.kept()
+            if cache is None:
+                cache = StateCache(lengths, base.hidden_size, states.dtype, memory=training.cache_memory, folder=folder)
+            for row, sequence in enumerate(first[i] + k for i in indices for k in range(batch.per_row)):
+                cache.put(sequence, states[row, : lengths[sequence]])
+            done += len(indices)
+            if progress is not None:
+                progress(done, len(items))
+    assert cache is not None
+    return CachedTrunk(whole, replay, cache, first), cache.spilled

@@ -1,0 +1,36 @@
+"""Supervised losses on a readout's scores.
+
+Shapes: B examples, C labels.
+"""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from lmtailor.core.errors import InputError
+from lmtailor.tasks.example import TaskKind
+
+
+@dataclass(frozen=True, kw_only=True)
+class Supervised:
+    """Cross-entropy over the labels' scores, −Σ_y q_y log softmax(s)_y with q smoothed; mean squared error in regression."""
+
+    label_smoothing: float = 0.0
+    """Share of the probability that is spread over all labels (Szegedy et al. 2016, section 7)."""
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.label_smoothing < 1.0:
+            raise InputError(f"label_smoothing is {self.label_smoothing}; it must be at least 0 and less than 1.")
+
+    def losses(self, scores_BC: Tensor, labels_B: Tensor, kind: TaskKind) -> Tensor:
+        """The loss of each example (B,).
+
+        Raises:
+            InputError: label smoothing in regression, where it has no meaning.
+        """
+        if kind == "regression":
+            if self.label_smoothing:
+                raise InputError("label_smoothing has no meaning in regression; leave it at 0.")
+            return F.mse_loss(scores_BC[:, 0], labels_B.float(), reduction="none")
+        return F.cross_entropy(scores_BC, labels_B.long(), reduction="none", label_smoothing=self.label_smoothing)
