@@ -25,7 +25,7 @@ from lmtailor.fit.modes import set_eval, set_training, trained_modules
 from lmtailor.fit.optim import learning_rate, make_optimizer, pack_optimizer, set_learning_rate, unpack_optimizer
 from lmtailor.fit.source import Source, make_source
 from lmtailor.fit.training import Training
-from lmtailor.infer.score import by_length
+from lmtailor.infer.score import by_length, decide
 from lmtailor.objectives.supervised import Supervised
 from lmtailor.readouts.readout import Reading
 from lmtailor.store.adapter import Adapter, on_device
@@ -207,10 +207,9 @@ class Loop:
         with torch.no_grad():
             for indices in by_length(self.dev, 2 * self.training.batch_size):
                 out[torch.tensor(indices)] = dev.scores(indices, training=False)[0].float().cpu()
-        predicted = out[:, 0] if self.task.kind == "regression" else out.argmax(1)
-        reference = [item.label for item in self.dev]
+        reference = self.task.split("dev").labels
         return evaluate_predictions(
-            self.task.metrics, predicted.double().numpy(), reference, kind=self.task.kind, labels=self.task.labels, resamples=200
+            self.task.metrics, decide(out, self.task.kind), reference, kind=self.task.kind, labels=self.task.labels, resamples=200
         )
 
     def _save(self) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +11,7 @@ from lmtailor.base.base import Base
 from lmtailor.core.errors import InputError
 from lmtailor.core.rng import generator
 from lmtailor.edits.attach import attach
-from lmtailor.infer.score import Progress, score
+from lmtailor.infer.score import Progress, decide, score
 from lmtailor.methods.frozen import Frozen
 from lmtailor.readouts.labels import LabelSet
 from lmtailor.readouts.readout import Readout
@@ -28,9 +29,9 @@ class Predictions:
     """Names of the examples (n,)."""
     scores_NC: NDArray[np.float32]
     """Scores (n, C); logits or log-probabilities, in regression the value itself."""
-    predicted: NDArray[np.float64]
+    predicted: NDArray[Any]
     """Label indices, or values in regression (n,)."""
-    reference: NDArray[np.float64] | None
+    reference: NDArray[Any] | None
     """The truth, if all examples have one (n,)."""
     cut: int
     """Examples of which tokens were cut off to fit the model."""
@@ -64,14 +65,13 @@ def predict_examples(
         raise InputError("The adapter has no readout, so it gives no answers. Fit one with a readout, or use generate.")
     items = [reading.encode(example) for example in examples]
     with attach(base, adapter) as attached:
-        scores = score(attached, 0, reading, items, batch_size=batch_size, progress=progress).numpy()
-    regression = reading.kind == "regression"
+        scores = score(attached, 0, reading, items, batch_size=batch_size, progress=progress)
     known = [example.label for example in examples if example.label is not None]
     return Predictions(
         ids=tuple(example.id for example in examples),
-        scores_NC=scores,
-        predicted=(scores[:, 0] if regression else scores.argmax(1)).astype(np.float64),
-        reference=np.array(known, dtype=np.float64) if len(known) == len(examples) else None,
+        scores_NC=scores.numpy(),
+        predicted=decide(scores, reading.kind),
+        reference=np.array(known) if len(known) == len(examples) else None,
         cut=sum(item.cut > 0 for item in items),
     )
 

@@ -4,13 +4,16 @@ Shapes: n examples, C labels (1 in regression).
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from lmtailor.edits.attach import Attached
 from lmtailor.readouts.batch import Batch, Encoded
 from lmtailor.readouts.readout import Reading
+from lmtailor.tasks.example import TaskKind
 
 Progress = Callable[[int, int], None]
 """Called with how many examples are done, and of how many."""
@@ -71,3 +74,9 @@ def score_with(
             if progress is not None:
                 progress(done, len(items))
     return torch.empty(0, max(1, len(reading.labels))) if out is None else out
+
+
+def decide(scores_NC: Tensor, kind: TaskKind) -> NDArray[Any]:
+    """Answers (n,): the index of the label with the highest score, or the value in regression."""
+    answers: NDArray[Any] = (scores_NC[:, 0].double() if kind == "regression" else scores_NC.argmax(1)).cpu().numpy()
+    return answers
