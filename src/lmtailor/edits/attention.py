@@ -44,6 +44,17 @@ class Prefixes:
         return torch.arange(width, device=device)[None] >= width - torch.tensor(counts, device=device)[:, None]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Pass:
+    """What a layer knows of one pass through its stack."""
+
+    prefixes: Prefixes | None = None
+    positions_BQ: Tensor | None = None
+    """Positions of the queries, where a window needs them."""
+    starts: tuple[int, ...] = ()
+    """For each row the index of its first token, where masked slots of longer prompts stand before it; () if all begin at 0."""
+
+
 @dataclass
 class Layer:
     """One attention module while attached."""
@@ -53,13 +64,9 @@ class Layer:
     window: int | None = None
     bias_from: nn.Module | None = None
     """Where a relative position bias is computed (T5)."""
-    prefixes: Prefixes | None = None
-    positions_BQ: Tensor | None = None
-    """Positions of the queries, where a window needs them."""
-    starts: tuple[int, ...] = ()
-    """For each row the index of its first token, where masked slots of longer prompts stand before it; () if all begin at 0."""
     recording: list[tuple[Tensor, Tensor]] | None = None
     """Where to put keys and values as attention sees them."""
+    now: Pass = Pass()
 
 
 def _inner(module: nn.Module, implementation: str) -> Any:
@@ -75,15 +82,17 @@ def _attend(
     inner = _inner(module, implementation)
     if layer is not None and layer.recording is not None:
         layer.recording.append((key, value))
-    if layer is None or layer.prefixes is None:
+    if layer is None or layer.now.prefixes is None:
         out: tuple[Tensor, Tensor | None] = inner(module, query, key, value, mask, **kwargs)
         return out
     visible_B1QN = _visible(layer, query)
     plain = kwargs.get("position_bias") is None and kwargs.get("softcap") is None and not kwargs.get("dropout")
-    if implementation == "sdpa" and plain and not torch.is_grad_enabled() and _shares(layer.prefixes, query.shape[0]):
+    if implementation == "sdpa" and plain and not torch.is_grad_enabled() and _shares(layer.now.prefixes, query.shape[0]):
         scale = kwargs.get("scaling") or query.shape[-1] ** -0.5
         own_mask = None if _simply_causal(layer, mask, query, key) else _own_mask(layer, mask, query, key)
-        return _merged(layer.prefixes, query, key, value, own_mask, visible_B1QN, scale).transpose(1, 2).contiguous(), None
+        dtype = autocast_dtype(query.device) or query.dtype
+        query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
+        return _merged(layer.now.prefixes, query, key, value, own_mask, visible_B1QN, scale).transpose(1, 2).contiguous(), None
     return _concatenated(layer, inner, implementation, module, query, key, value, mask, visible_B1QN, kwargs)
 
 
@@ -100,8 +109,8 @@ def _concatenated(
     kwargs: dict[str, Any],
 ) -> tuple[Tensor, Tensor | None]:
     """The implementation itself, on prefix and own keys in one row: for training, short prefixes, softcap and position bias."""
-    assert layer.prefixes is not None
-    keys_BKND, values_BKND = _per_sequence(layer.prefixes, query.shape[0])
+    assert layer.now.prefixes is not None
+    keys_BKND, values_BKND = _per_sequence(layer.now.prefixes, query.shape[0])
     own = _own_mask(layer, mask, query, key)
     if own.dtype != torch.bool:
         lowest = torch.finfo(own.dtype).min
@@ -134,21 +143,23 @@ def _per_sequence(prefixes: Prefixes, batch: int) -> tuple[Tensor, Tensor]:
 
 def _visible(layer: Layer, query: Tensor) -> Tensor:
     """Which prefix slots each query sees, (B, 1, Q, N)."""
-    assert layer.prefixes is not None
-    rows = layer.prefixes.visible_RN()
+    assert layer.now.prefixes is not None
+    rows = layer.now.prefixes.visible_RN()
     batch, queries = query.shape[0], query.shape[2]
     visible = rows.repeat_interleave(batch // rows.shape[0], 0)[:, None, None, :].expand(batch, 1, queries, -1)
     if layer.window is None or layer.cross:
         return visible
-    assert layer.positions_BQ is not None, "a windowed layer was entered without positions"
+    assert layer.now.positions_BQ is not None, "a windowed layer was entered without positions"
     width = rows.shape[1]
     start_R = (
-        torch.tensor([layer.prefixes.lengths[s] if s >= 0 else 0 for s in layer.prefixes.slot_of_row], device=query.device)
+        torch.tensor(
+            [layer.now.prefixes.lengths[s] if s >= 0 else 0 for s in layer.now.prefixes.slot_of_row], device=query.device
+        )
         - width
     )
     slot_RN = torch.arange(width, device=query.device)[None] + start_R[:, None]
     slot_BN = slot_RN.repeat_interleave(batch // rows.shape[0], 0)
-    distance = layer.positions_BQ.expand(batch, -1)[:, :, None] - slot_BN[:, None, :]
+    distance = layer.now.positions_BQ.expand(batch, -1)[:, :, None] - slot_BN[:, None, :]
     return visible & (distance < layer.window)[:, None]
 
 
@@ -179,10 +190,10 @@ def _prefix_bias(layer: Layer, bias: Tensor, batch: int, queries: int, width: in
         )
         return out.to(bias.dtype)
 
-    if not any(layer.starts):
+    if not any(layer.now.starts):
         return before(0)
-    made = {start: before(start) for start in set(layer.starts)}
-    return torch.cat([made[start] for start in layer.starts]).repeat_interleave(batch // len(layer.starts), 0)
+    made = {start: before(start) for start in set(layer.now.starts)}
+    return torch.cat([made[start] for start in layer.now.starts]).repeat_interleave(batch // len(layer.now.starts), 0)
 
 
 def _shares(prefixes: Prefixes, batch: int) -> bool:
@@ -248,7 +259,9 @@ def _with_lse(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, sc
     """Attention and the log-sum-exp of its scores, (B, H, Q, D) and (B, H, Q) in float32; 0 and -inf where all is masked."""
     additive, empty = None, None
     if mask is not None:
-        additive = mask if mask.dtype != torch.bool else torch.zeros(mask.shape, device=mask.device).masked_fill(~mask, float("-inf"))
+        additive = (
+            mask if mask.dtype != torch.bool else torch.zeros(mask.shape, device=mask.device).masked_fill(~mask, float("-inf"))
+        )
         empty = ~mask.any(-1) if mask.dtype == torch.bool else None
     if query.device.type == "cpu" and key.shape[-1] == value.shape[-1]:
         bias = None if additive is None else additive.to(query.dtype)
@@ -274,6 +287,11 @@ def _eager(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attenti
 for _name, _function, _mask in (("sdpa", _sdpa, sdpa_mask), ("eager", _eager, eager_mask)):
     ALL_ATTENTION_FUNCTIONS.register(IMPLEMENTATIONS[_name], _function)
     ALL_MASK_ATTENTION_FUNCTIONS.register(IMPLEMENTATIONS[_name], _mask)
+
+
+def autocast_dtype(device: torch.device) -> torch.dtype | None:
+    """What autocast computes attention in on a device; None where it is off."""
+    return torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None
 
 
 def switch(model: nn.Module) -> list[tuple[Any, str]]:

@@ -1,15 +1,18 @@
 """Gradient checkpointing under `attach`.
 
 A checkpointed block runs again in the backward pass. If the edits are gone by then, it computes the base's gradient without a word.
-So the function that a block is checkpointed with is wrapped while attached, and refuses to run again afterwards.
+So the function that a block is checkpointed with is wrapped while attached, and refuses to run again afterwards. Other passes
+may have come between; so what attention knew of the block's own pass is put back while it runs again.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import nn
 
 from lmtailor.core.errors import StateError, UnsupportedError
+from lmtailor.edits.attention import ATTRIBUTE as LAYER
+from lmtailor.edits.attention import Layer, Pass
 from lmtailor.edits.engine import Engine
 
 ATTRIBUTE = "_gradient_checkpointing_func"
@@ -39,7 +42,7 @@ class CheckpointGuard:
         for module in self.modules:
             function = module.__dict__[ATTRIBUTE]
             self._before.append(function)
-            setattr(module, ATTRIBUTE, self._guarded(function))
+            setattr(module, ATTRIBUTE, self._guarded(module, function))
 
     def remove(self) -> None:
         """Unwrap."""
@@ -47,12 +50,15 @@ class CheckpointGuard:
             setattr(module, ATTRIBUTE, function)
         self._before = []
 
-    def _guarded(self, function: Callable[..., Any]) -> Callable[..., Any]:
+    def _guarded(self, module: nn.Module, function: Callable[..., Any]) -> Callable[..., Any]:
         engine = self.engine
 
         def checkpoint(block: Callable[..., Any], *args: Any) -> Any:
             if engine.recording:
                 return block(*args)
+
+            layers: list[Layer] = [m.__dict__[LAYER] for m in module.modules() if LAYER in m.__dict__]
+            then = [layer.now for layer in layers]
 
             def again(*inner: Any) -> Any:
                 if not engine.alive:
@@ -60,8 +66,18 @@ class CheckpointGuard:
                         "Backward ran through checkpointed blocks after the adapters were detached, which would give the "
                         "gradients of the plain base. Call backward inside `with attach(...)`."
                     )
-                return block(*inner)
+                latest = [layer.now for layer in layers]
+                _set(layers, then)
+                try:
+                    return block(*inner)
+                finally:
+                    _set(layers, latest)
 
             return function(again, *args)
 
         return checkpoint
+
+
+def _set(layers: Sequence[Layer], passes: Sequence[Pass]) -> None:
+    for layer, one in zip(layers, passes, strict=True):
+        layer.now = one

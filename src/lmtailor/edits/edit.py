@@ -96,6 +96,15 @@ class Edit(ABC):
         return replace(self, **{n: getattr(self, n).index_select(0, slots) for n in names if getattr(self, n) is not None})
 
 
+def freshness(tensors: Sequence[Tensor]) -> tuple[Hashable, bool]:
+    """A key that changes when what is computed from trained tensors must be computed anew, and whether a gradient must flow to one.
+
+    Besides the tensors' versions and whether they are being trained, the key has inference mode, whose tensors autograd refuses.
+    """
+    live = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+    return (tuple(tensor._version for tensor in tensors), live, torch.is_inference_mode_enabled()), live
+
+
 def _join(tensors: Sequence[Tensor], pads: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     if len(tensors) == 1:
         return tensors[0].unsqueeze(0).to(dtype)

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-import torch
 from torch import Tensor, nn
 
 from lmtailor.base.base import Base
@@ -41,11 +40,13 @@ class Engine:
             at: dict[str, list[Edit]] = {}
             for edit in edits:
                 if isinstance(edit, ProjectionEdit | HiddenEdit | NormEdit):
-                    self._check(edit)
+                    self._check_state(edit)
                     at.setdefault(edit.site, []).append(edit)
+                if isinstance(edit, PrefixEdit | PromptEdit):
+                    self._check_front(edit)
             self._by_site.append(at)
 
-    def _check(self, edit: Edit) -> None:
+    def _check_state(self, edit: Edit) -> None:
         site = self.base.sites[edit.site]
         kinds = {ProjectionEdit: ("projection",), NormEdit: ("norm",), HiddenEdit: ("sublayer", "block", "embedding")}
         allowed = next(names for kind, names in kinds.items() if isinstance(edit, kind))
@@ -56,6 +57,14 @@ class Engine:
                 f"{type(edit).__name__} changes a projection's input, but {site.name} is part of the fused {site.fused}, "
                 f"whose parts share one input. Use {site.fused}."
             )
+
+    def _check_front(self, edit: PrefixEdit | PromptEdit) -> None:
+        for name in edit.sites if isinstance(edit, PrefixEdit) else (edit.site,):
+            site = self.base.sites[name]
+            if isinstance(edit, PrefixEdit) and site.attention is None:
+                raise UnsupportedError(f"{type(edit).__name__} acts on attentions; {name} is none.")
+            if isinstance(edit, PromptEdit) and site.kind != "embedding":
+                raise UnsupportedError(f"{type(edit).__name__} acts on embedding sites; {name} is a {site.kind}.")
 
     @property
     def sites(self) -> list[Site]:
@@ -203,8 +212,3 @@ def stations(engine: Engine) -> list[Station]:
                 raise UnsupportedError(f"{site.name} has no input and residual to read; only sublayer sites have.")
             by_module.setdefault(site.entry.module, ([], []))[1].append(site)
     return [Station(engine, engine.base.module(path), *pair) for path, pair in by_module.items()]
-
-
-def stale(tensors: Sequence[Tensor]) -> tuple[tuple[int, ...], bool]:
-    """A key that changes when one of the tensors does, and whether a gradient must flow to one."""
-    return tuple(t._version for t in tensors), torch.is_grad_enabled() and any(t.requires_grad for t in tensors)

@@ -9,6 +9,7 @@ the input, so that distances are the same in every row.
 
 import inspect
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -86,13 +87,13 @@ class Entrance:
         leads = [self._lead(slot) for slot in self.engine.rows.slots]
         widths = [self.width(slot) for slot in self.engine.rows.slots]
         self.virtual, self.present_BN, self._positions_BT = 0, None, None
-        windows = any(layer.window is not None and layer.prefixes is not None for layer in self.prefixes.layers.values())
-        for layer in self.prefixes.layers.values():
-            layer.starts = tuple(max(widths) - width for width in widths) if any(widths) else ()
+        layers = self.prefixes.layers.values()
+        windows = any(layer.window is not None and layer.now.prefixes is not None for layer in layers)
         if any(leads) or windows:
             self._move(kwargs, leads, widths, batch, tokens, past)
-            for layer in self.prefixes.layers.values():
-                layer.positions_BQ = self._positions_BT
+        starts = tuple(max(widths) - width for width in widths) if any(widths) else ()
+        for layer in layers:
+            layer.now = replace(layer.now, positions_BQ=self._positions_BT, starts=starts)
         if any(widths):
             self._put(kwargs, widths, batch)
         return (), kwargs

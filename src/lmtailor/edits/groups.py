@@ -6,14 +6,14 @@ order form a group: one batched call with stacked tensors, not a loop over adapt
 Shapes: R rows of the batch, G rows of a group, T tokens of a row, F features.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from lmtailor.core.errors import InputError
-from lmtailor.edits.edit import Edit
+from lmtailor.edits.edit import Edit, freshness
 
 
 @dataclass(frozen=True)
@@ -47,24 +47,21 @@ class Group:
     rows: list[int] = field(default_factory=list)
     """The group's rows in the batch."""
     _stacked: Edit | None = None
-    _versions: tuple[int, ...] = ()
-    _live: bool = False
+    _made_for: Hashable = None
 
     def stacked(self, dtype: torch.dtype) -> Edit:
         """The edit with tensors (G, …), or (1, …) where all rows of the group share one.
 
-        It is made anew when a tensor has changed, and whenever a gradient must flow through the stacking.
+        It is made anew when it is no longer fresh, and whenever a gradient must flow through the stacking.
         """
         tensors = [tensor for edit in self.edits for tensor in edit.trained().values()]
-        versions = tuple(tensor._version for tensor in tensors)
-        live = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
-        stale = self._stacked is None or versions != self._versions or live != self._live
-        if stale or (live and len(self.edits) > 1):
+        key, live = freshness(tensors)
+        if self._stacked is None or key != self._made_for or (live and len(self.edits) > 1):
             stacked = type(self.edits[0]).stack(self.edits, dtype=dtype)
             if len(self.edits) > 1 and self.slot_of_row != list(range(len(self.edits))):
                 device = tensors[0].device if tensors else None
                 stacked = stacked.take(torch.tensor(self.slot_of_row, device=device))
-            self._stacked, self._versions, self._live = stacked, versions, live
+            self._stacked, self._made_for = stacked, key
         assert self._stacked is not None
         return self._stacked
 

@@ -15,8 +15,9 @@ from torch.nn import functional as F
 from lmtailor.base.sites import Site
 from lmtailor.base.stack import Stack
 from lmtailor.core.errors import InputError, UnsupportedError
-from lmtailor.edits.attention import ATTRIBUTE, Layer, Prefixes
-from lmtailor.edits.engine import Engine, stale
+from lmtailor.edits.attention import ATTRIBUTE, Layer, Pass, Prefixes, autocast_dtype
+from lmtailor.edits.edit import freshness
+from lmtailor.edits.engine import Engine
 from lmtailor.edits.kinds import PrefixEdit, PromptEdit
 
 KeyValues = tuple[Tensor, Tensor]
@@ -80,19 +81,19 @@ class PrefixStore:
         return any(self._tuned(slot) or self._prompts(slot) for slot in range(len(self.engine.adapters)))
 
     def prepare(self) -> None:
-        """Set every layer's prefixes for the rows of now; computed anew only when a tensor changed or gradients flow."""
+        """Set every layer's prefixes for the rows of now; computed anew only when a tensor or autocast changed, or gradients flow."""
         if not self.used:
             return
         slots = sorted({slot for slot in self.engine.rows.slots if slot is not None})
         tensors = [t for slot in slots for edit in self.engine.adapters[slot] for t in edit.trained().values()]
-        versions, live = stale(tensors)
-        key = (self.engine.rows, self.engine.recording, versions)
+        fresh, live = freshness(tensors)
+        key = (self.engine.rows, self.engine.recording, fresh, autocast_dtype(self.engine.base.device))
         made = None if live else self._cache.get(key)
         if made is None:
             made = self._make(slots)
             self._cache = {} if live else {key: made, **dict(list(self._cache.items())[:7])}
         for name, layer in self.layers.items():
-            layer.prefixes = made.get(name)
+            layer.now = Pass(prefixes=made.get(name))
 
     def _make(self, slots: list[int]) -> dict[str, Prefixes]:
         per_slot = {slot: self._tuned_key_values(slot) for slot in slots}
@@ -136,7 +137,7 @@ class PrefixStore:
         if self.stack.max_positions is not None and longest > self.stack.max_positions:
             raise InputError(f"A prompt of {longest} tokens is longer than the model's {self.stack.max_positions} positions.")
         embeds_SNH = torch.stack([F.pad(row, (0, 0, 0, longest - len(row))) for row in rows])
-        before, prefixes = self.engine.recording, {name: layer.prefixes for name, layer in self.layers.items()}
+        before, passes = self.engine.recording, {name: layer.now for name, layer in self.layers.items()}
         self.engine.recording = True
         for layer in self.layers.values():
             layer.recording = []
@@ -147,7 +148,7 @@ class PrefixStore:
         finally:
             self.engine.recording = before
             for name, layer in self.layers.items():
-                layer.recording, layer.prefixes = None, prefixes[name]
+                layer.recording, layer.now = None, passes[name]
         return [
             {name: (keys[i, :, : len(row)], values[i, :, : len(row)]) for name, (keys, values) in recorded.items()}
             for i, row in enumerate(rows)
