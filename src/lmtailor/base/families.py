@@ -14,7 +14,7 @@ from lmtailor.base.decoder_families import DECODERS
 from lmtailor.base.encoder_families import ENCODERS
 from lmtailor.base.family import Family
 from lmtailor.base.seq2seq_families import ENCODER_DECODERS
-from lmtailor.core.errors import UnsupportedError, near
+from lmtailor.core.errors import UnsupportedError
 
 FamilyTable = Family | Callable[[PreTrainedConfig], Family]
 """A table, or a function to one where the configuration changes the modules."""
@@ -48,9 +48,9 @@ def family_of(config: PreTrainedConfig, table: FamilyTable | None = None) -> Fam
         )
     if found is None:
         raise UnsupportedError(
-            f"The architecture {model_type!r} is not known. {near(model_type, known_families())} Known are "
-            f"{', '.join(known_families())}. To add it, describe its modules in a lmtailor.base.family.Family and pass it "
-            f"as family=…, or announce it as an entry point {model_type!r} in the group {ENTRY_POINTS!r}."
+            f"The architecture {model_type!r} is not known. Known are {', '.join(known_families())}. To add it, describe its "
+            "modules in a lmtailor.base.family.Family and pass it as family=…, or announce it as an entry point "
+            f"{model_type!r} in the group {ENTRY_POINTS!r}."
         )
     family = found if isinstance(found, Family) else found(config)
     _check_config(config, family)

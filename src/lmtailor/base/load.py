@@ -35,6 +35,8 @@ _LM_CLASSES: dict[Kind, Any] = {
     "encoder-decoder": AutoModelForSeq2SeqLM,
 }
 
+_FEWEST_WORDS = 2
+
 _Loaded = TypeVar("_Loaded")
 
 
@@ -80,6 +82,7 @@ def load_base(
         _forget_quantisation(model)
     model.to(target)  # type: ignore[arg-type]
     base = Base.from_model(model, tokenizer, where.asked, family=family)
+    _check_sizes(base)
     if model.can_generate() and model.generation_config.pad_token_id is None:
         model.generation_config.pad_token_id = tokenizer.pad_token_id
     return base
@@ -118,9 +121,7 @@ def _config(where: Source, options: dict[str, Any]) -> PreTrainedConfig:
     except (ValueError, KeyError) as error:
         text = str(error)
         if "trust_remote_code" in text:
-            raise InputError(
-                f"{where.asked} comes with code of its own. If you trust it, pass trust_remote_code=True."
-            ) from error
+            raise InputError(f"{where.asked} comes with code of its own. Pass trust_remote_code=True if you trust it.") from error
         raise UnsupportedError(
             f"transformers does not know the architecture of {where.asked}: {_first_line(error)} "
             f"Known here are {', '.join(known_families())}."
@@ -135,9 +136,26 @@ def _tokenizer(where: Source, options: dict[str, Any]) -> PreTrainedTokenizerBas
             f"{where.asked} has no tokenizer that can be read ({_first_line(error)}). Put its tokenizer files (tokenizer.json "
             "and tokenizer_config.json) beside the weights."
         ) from error
-    if not len(tokenizer):
-        raise InputError(f"The tokenizer of {where.asked} has no words. Put its tokenizer files beside the weights.")
+    # Without files, transformers makes a tokenizer of special tokens alone (T5's also knows the space).
+    special = {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()}
+    if len(tokenizer.get_vocab().keys() - special) < _FEWEST_WORDS:
+        raise InputError(
+            f"{where.asked} has no tokenizer: no words were found. Put its tokenizer files (tokenizer.json and "
+            "tokenizer_config.json) beside the weights."
+        )
     return tokenizer
+
+
+def _check_sizes(base: Base) -> None:
+    """Raise if the tokenizer gives ids that the word embeddings lack; special tokens that are never used may."""
+    rows = base.module(base.stacks[0].embedding).get_parameter("weight").shape[0]
+    words = {word: number for word, number in base.tokenizer.get_vocab().items() if number >= rows}
+    extra = words.keys() - base.tokenizer.get_added_vocab().keys()
+    if extra or base.tokenizer.pad_token_id >= rows:
+        raise InputError(
+            f"The tokenizer of {base.source} has ids up to {max(words.values())}, but the model knows {rows} words. They do not "
+            "belong together; put the model's own tokenizer files beside the weights."
+        )
 
 
 def _model(where: Source, config: PreTrainedConfig, table: Family, options: dict[str, Any]) -> PreTrainedModel:
@@ -176,14 +194,19 @@ def _weights(
             config=config,
             use_safetensors=None if where.gguf else True,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,
             **options,
         )
         return loaded
 
     model, info = _reading("the weights", where, load)
-    if info["mismatched_keys"] or info["error_msgs"]:
+    # Ignored there so that they can be named here.
+    wrong = [f"{name} is {tuple(stored)}, not {tuple(wanted)}" for name, stored, wanted in info["mismatched_keys"]]
+    wrong += info["error_msgs"]
+    if wrong:
         raise InputError(
-            f"Weights of {where.asked} do not fit its configuration: {info['mismatched_keys'] or info['error_msgs']}."
+            f"The weights of {where.asked} do not fit its configuration: {'; '.join(sorted(wrong)[:3])}. The checkpoint and its "
+            "config.json are not of one model; get it again."
         )
     return model, set(info["missing_keys"]), set(info["unexpected_keys"])
 
@@ -207,7 +230,7 @@ def _reading(what: str, where: Source, load: Callable[[], _Loaded]) -> _Loaded:
         raise InputError(f"Reading {where.asked} needs another package: {_first_line(error)}") from error
     except SafetensorError as error:
         raise InputError(
-            f"{what.capitalize()} of {where.asked} are damaged ({_first_line(error)}). Get the model again."
+            f"Cannot read {what} of {where.asked}: the file is damaged ({_first_line(error)}). Get it again."
         ) from error
     except OSError as error:
         if where.local:
@@ -218,6 +241,13 @@ def _reading(what: str, where: Source, load: Callable[[], _Loaded]) -> _Loaded:
         ) from error
     except RuntimeError as error:
         raise InputError(f"Loading {what} of {where.asked} failed: {_first_line(error)}") from error
+    except Exception as error:
+        if where.gguf is None:
+            raise
+        raise InputError(
+            f"Cannot read {what} of {where.asked}: {_first_line(error)}. The file is damaged, or of an architecture that "
+            "transformers does not read from GGUF."
+        ) from error
 
 
 def _forget_quantisation(model: PreTrainedModel) -> None:
