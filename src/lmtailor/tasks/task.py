@@ -120,13 +120,13 @@ class Task:
         seed: int = 0,
         name: str = "task",
     ) -> "Task":
-        """A task from rows in memory; each row maps column names to values.
+        """A task from rows in memory; each row maps column names to values. Splits that are not there are left out.
 
         Args:
             text: the text column, or two for a pair.
             label: the column of labels. Labels that are numbers are written out: 1 is the label "1".
             kind: "classification" or "regression".
-            train: rows to learn from; leave out any split that is not there.
+            train: rows to learn from.
             dev: rows that choose checkpoints.
             test: rows that are scored at the end.
             unlabelled: rows without labels; a label column is ignored.
@@ -143,8 +143,7 @@ class Task:
             name: for messages, records and reports.
 
         Raises:
-            DataError: rows that are not what the arguments say.
-            InputError: arguments that contradict each other.
+            InputError: rows that are not what the arguments say (DataError), or arguments that contradict each other.
         """
         schema = Schema(
             kind=kind,
@@ -159,8 +158,7 @@ class Task:
         )
         given = {"train": train, "dev": dev, "test": test, "unlabelled": unlabelled} | dict(ood or {})
         parts = {key: Part(table=table_of_records(rows, f"{key} records")) for key, rows in given.items() if rows is not None}
-        words = {key: tuple(items) for key, items in (verbalizer or {}).items()}
-        return cls.from_parts(parts, schema, name=name, metrics=metrics, patterns=patterns, verbalizer=words)
+        return cls.from_parts(parts, schema, name=name, metrics=metrics, patterns=patterns, verbalizer=verbalizer)
 
     @classmethod
     def from_parts(
@@ -171,7 +169,7 @@ class Task:
         name: str,
         metrics: Sequence[str] | None = None,
         patterns: Sequence[str] = (),
-        verbalizer: Mapping[str, tuple[str, ...]] | None = None,
+        verbalizer: Mapping[str, Sequence[str]] | None = None,
     ) -> "Task":
         """A task from tables; parts that are not train, dev, test or unlabelled are out-of-domain sets.
 
@@ -192,7 +190,7 @@ class Task:
             ood=tuple(part for part in parts if part not in STANDARD),
             extra=schema.extra,
             patterns=tuple(patterns),
-            verbalizer=verbalizer or {},
+            verbalizer={key: tuple(words) for key, words in (verbalizer or {}).items()},
             notes=built.notes,
         )
 
