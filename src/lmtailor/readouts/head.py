@@ -172,6 +172,11 @@ class HeadReading:
         return () if self.layer is None else (self.layer,)
 
     @property
+    def reads_lm_head(self) -> bool:
+        """A head reads hidden states."""
+        return False
+
+    @property
     def virtual(self) -> bool:
         """Whether virtual tokens are pooled too."""
         return self.readout.virtual

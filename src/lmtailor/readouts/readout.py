@@ -50,6 +50,10 @@ class Reading(Protocol):
         """Numbers of the blocks whose outputs `scores` reads besides the last states."""
 
     @property
+    def reads_lm_head(self) -> bool:
+        """Whether the scores come from the base's LM head, so that changing it changes them."""
+
+    @property
     def virtual(self) -> bool:
         """Whether virtual tokens of a prompt are to be kept in the states, before the others, and pooled with them."""
 

@@ -10,7 +10,8 @@ Schick & Schütze 2021, arXiv:2001.07676, section 3.1; Gao et al. 2021, arXiv:20
 Words of several tokens are scored in masked models with all masks open at once; filling the most probable first needs
 a run for each token, which one pass over a batch cannot give.
 
-Shapes: B examples, W label words, N = B · W or B sequences, P positions, V vocabulary, C labels.
+Shapes: B examples, W label words, K runs an example, N = B · K sequences, P positions, M positions in all, S states,
+V vocabulary, C labels.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,6 +31,7 @@ from lmtailor.readouts.labels import LabelSet, column_texts
 from lmtailor.readouts.pattern import Pattern, parse_pattern
 from lmtailor.readouts.prompts import CausalPrompter, MaskedPrompter, Prompter, solved
 from lmtailor.readouts.readout import check_parameters, input_form, input_limit, read_states, virtual_tokens
+from lmtailor.readouts.runs import Run, plan_runs
 from lmtailor.readouts.words import LabelWord, check_labels, label_words
 from lmtailor.tasks.example import Example
 from lmtailor.tasks.task import Task, TaskKind
@@ -62,7 +64,7 @@ class Verbalizer:
         for label, words in dict[str, object](self.words).items():  # text would be taken for a list of its letters
             if isinstance(words, str) or not words:
                 raise InputError(f"The words of the label {label!r} must be a list of at least one; found {words!r}.")
-        object.__setattr__(self, "words", {label: tuple(words) for label, words in self.words.items()})
+        object.__setattr__(self, "words", {str(label): tuple(words) for label, words in self.words.items()})
         if self.max_length is not None and self.max_length < 1:
             raise InputError(f"max_length must be at least 1 token; found {self.max_length}.")
 
@@ -85,18 +87,19 @@ class Verbalizer:
         prompter = self._prompter(base, pattern, shown)
         if _least(prompter, pattern) > limit:
             raise self._too_long(base, pattern, shown, limit)
+        mask_id = base.tokenizer.mask_token_id if base.kind == "encoder" else None
+        settings = None if self.demonstrations is None else replace(self.demonstrations, shown=shown)
         return VerbalizerReading(
-            readout=self
-            if self.demonstrations is None
-            else replace(self, demonstrations=replace(self.demonstrations, shown=shown)),
+            readout=replace(self, demonstrations=settings),
             label_set=labels,
             form=input_form(base),
             prompter=prompter,
             pattern=pattern,
             words=words,
             limit=limit - len(prompter.prompt()),
-            mask_id=base.tokenizer.mask_token_id if base.kind == "encoder" else None,
+            mask_id=mask_id,
             prompt_ids=prompter.prompt(),
+            runs=plan_runs(words, mask_id),
         )
 
     def _shown(self, pattern: Pattern, labels: LabelSet, task: Task | None) -> tuple[Shown, ...]:
@@ -156,6 +159,8 @@ class VerbalizerReading:
     mask_id: int | None
     """The mask token of masked models; None in causal ones."""
     prompt_ids: tuple[int, ...]
+    runs: tuple[Run, ...]
+    """The sequences of an example."""
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -173,13 +178,18 @@ class VerbalizerReading:
         return ()
 
     @property
+    def reads_lm_head(self) -> bool:
+        """A verbalizer asks the LM head for words."""
+        return True
+
+    @property
     def virtual(self) -> bool:
         """False: virtual tokens are never read."""
         return False
 
     @property
     def single(self) -> bool:
-        """Whether every word is one token, so that one sequence an example is enough."""
+        """Whether every word is one token, so that its logit is enough."""
         return all(len(word.pieces) == 1 for word in self.words)
 
     @property
@@ -202,7 +212,7 @@ class VerbalizerReading:
         return self.prompt_ids
 
     def encode(self, example: Example) -> Encoded:
-        """An example as one sequence, or as one for each label word.
+        """An example as one sequence, or as several where words of several tokens need runs of their own.
 
         Raises:
             InputError: a column is missing, or the text does not fit.
@@ -214,11 +224,12 @@ class VerbalizerReading:
             raise InputError(
                 f"Nothing stands before the gap in example {example.id!r}, and a causal model answers only to something."
             )
-        runs = self.words[:1] if self.single else self.words
         return Encoded(
-            sequences=tuple(self._filled(text, word) for word in runs),
-            read=tuple(self._spot(text, len(word.pieces)) for word in runs),
-            targets=() if self.single else tuple(word.pieces for word in runs),
+            sequences=tuple(self._filled(text, run) for run in self.runs),
+            read=tuple(self._spots(text, run) for run in self.runs),
+            targets=()
+            if self.single
+            else tuple(tuple(piece for i in run.words for piece in self.words[i].pieces) for run in self.runs),
             label=example.label,
             cut=text.cut,
             id=example.id,
@@ -236,16 +247,17 @@ class VerbalizerReading:
             scores_BW = scores_BW / torch.tensor([len(word.pieces) for word in self.words], device=scores_BW.device)
         return self._aggregated(scores_BW)
 
-    def _spot(self, text: Gapped, count: int) -> tuple[int, ...]:
-        """The positions whose states predict a word of `count` tokens."""
-        start = text.gap if self.mask_id is not None else text.gap - 1
-        return tuple(range(start, start + count))
+    def _filled(self, text: Gapped, run: Run) -> tuple[int, ...]:
+        """The sequence of a run."""
+        after = text.ids[text.gap + 1 :] if self.mask_id is not None else ()
+        return text.ids[: text.gap] + run.filling + after
 
-    def _filled(self, text: Gapped, word: LabelWord) -> tuple[int, ...]:
-        """The sequence that is run for a word: with its masks, or with its tokens but the last."""
-        if self.mask_id is None:
-            return text.ids + word.pieces[:-1]
-        return text.ids[: text.gap] + (self.mask_id,) * len(word.pieces) + text.ids[text.gap + 1 :]
+    def _spots(self, text: Gapped, run: Run) -> tuple[int, ...]:
+        """The positions whose states predict the run's words, word by word; of words of one token the one for all."""
+        start = text.gap if self.mask_id is not None else text.gap - 1
+        if self.single:
+            return (start,)
+        return tuple(start + i for word in run.words for i in range(len(self.words[word].pieces)))
 
     def _one_token(self, base: Base, states: States, batch: Batch) -> Tensor:
         """The words' logits (B, W)."""
@@ -253,12 +265,21 @@ class VerbalizerReading:
         return base.lm_logits(read_states(states.last_NTH, batch)[:, 0], words_W).float()
 
     def _many_tokens(self, base: Base, states: States, batch: Batch) -> Tensor:
-        """The words' log-probabilities (B, W). The vocabulary's logits exist only at the positions that are read."""
+        """The words' log-probabilities (B, W). The vocabulary's logits are computed once for each state that is read."""
         there_NP = batch.targets_NP >= 0
-        logits_MV = base.lm_logits(read_states(states.last_NTH, batch)[there_NP]).float()
-        log_p_M = logits_MV.gather(1, batch.targets_NP[there_NP][:, None])[:, 0] - logits_MV.logsumexp(1)
+        width = states.last_NTH.shape[1]
+        rows_N1 = torch.arange(there_NP.shape[0], device=there_NP.device)[:, None]
+        spots_S, which_M = torch.unique((rows_N1 * width + batch.read_NP)[there_NP], return_inverse=True)
+        logits_SV = base.lm_logits(states.last_NTH.flatten(0, 1)[spots_S]).float()
+        log_p_M = logits_SV[which_M, batch.targets_NP[there_NP]] - logits_SV.logsumexp(1)[which_M]
         log_p_NP = torch.zeros(there_NP.shape, device=log_p_M.device).masked_scatter(there_NP, log_p_M)
-        return log_p_NP.sum(1).view(-1, batch.per_row)
+        log_p_BKP = log_p_NP.view(-1, batch.per_row, log_p_NP.shape[1])
+        columns: dict[int, Tensor] = {}
+        for k, run in enumerate(self.runs):
+            counts = [len(self.words[i].pieces) for i in run.words]
+            parts = torch.split(log_p_BKP[:, k, : sum(counts)], counts, dim=1)
+            columns |= {i: part.sum(1) for i, part in zip(run.words, parts, strict=True)}
+        return torch.stack([columns[i] for i in range(len(self.words))], dim=1)
 
     def _aggregated(self, scores_BW: Tensor) -> Tensor:
         columns = []
