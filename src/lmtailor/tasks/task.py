@@ -156,8 +156,7 @@ class Task:
             limits=limits or {},
             seed=seed,
         )
-        given = {"train": train, "dev": dev, "test": test, "unlabelled": unlabelled} | dict(ood or {})
-        parts = {key: Part(table=table_of_records(rows, f"{key} records")) for key, rows in given.items() if rows is not None}
+        parts = _record_parts({"train": train, "dev": dev, "test": test, "unlabelled": unlabelled, **(ood or {})})
         return cls.from_parts(parts, schema, name=name, metrics=metrics, patterns=patterns, verbalizer=verbalizer)
 
     @classmethod
@@ -210,6 +209,10 @@ class Task:
 def default_metrics(kind: TaskKind) -> tuple[str, ...]:
     """The metrics of a task that names none: accuracy and macro-F1, or Pearson and Spearman correlation."""
     return ("accuracy", "macro_f1") if kind == "classification" else ("pearson", "spearman")
+
+
+def _record_parts(given: Mapping[str, Records | None]) -> dict[str, Part]:
+    return {name: Part(table=table_of_records(rows, f"{name} records")) for name, rows in given.items() if rows is not None}
 
 
 def _feed(digest: "hashlib._Hash", value: object) -> None:
