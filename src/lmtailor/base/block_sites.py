@@ -47,6 +47,8 @@ class BlockSites:
         if attention is not None:
             for part, module in sublayer.head_norms.items():
                 yield from self._norm(f"{name}.{part}", module, attention.head_dim)
+        else:
+            self._check_ffn(name, projections)
         for path in (sublayer.output, sublayer.entry):
             self.look.find(name, self._path(path))
         yield self.site(
@@ -61,6 +63,15 @@ class BlockSites:
         for number, module in enumerate(sublayer.norms, first):
             if module != sublayer.entry:
                 yield from self._norm(f"{self.name}.norm{number}", module, self.hidden)
+
+    def _check_ffn(self, name: str, projections: dict[str, Site]) -> None:
+        down = projections[f"{name}.down"]
+        self.look.expect(down.name, down.module, "features", down.width, self.hidden)
+        for part in ("gate", "up"):
+            site = projections.get(f"{name}.{part}")
+            if site is not None:
+                self.look.expect(site.name, site.module, "features", site.width, down.in_width or 0)
+                self.look.expect(site.name, site.module, "inputs", site.in_width or 0, self.hidden)
 
     def _next_norm(self, sublayer: Sublayer, first: int) -> str | None:
         if sublayer.next_norm is None:
