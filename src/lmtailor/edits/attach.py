@@ -13,7 +13,6 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Any, Protocol, Self
 
-import torch
 from torch import Tensor, nn
 
 from lmtailor.base.base import Base
@@ -97,7 +96,7 @@ class Attached:
         self._handles: list[Any] = []
         self._switched: list[tuple[Any, str]] = []
 
-    def __enter__(self) -> "Attached":
+    def __enter__(self) -> Self:
         """Attach.
 
         Raises:
@@ -190,29 +189,29 @@ class Attached:
         Raises:
             InputError: a row has no adapter, or one without a readout.
         """
-        states = self.states(batch.inputs)
         slots = self._rows.slots
+        for slot in slots:
+            self._reader(slot)
+        states = self.states(batch.inputs)
         if self._rows.shared:
             return list(self.scores(0, states, batch))
-        per_row = states.last_NTH.shape[0] // len(slots)
         out: dict[int, Tensor] = {}
         for slot in dict.fromkeys(slots):
-            if slot is None:
-                raise InputError("A row has no adapter, so there is nothing to read its answer with. Read only rows with an adapter.")
+            assert slot is not None
             rows = [row for row, own in enumerate(slots) if own == slot]
-            index = torch.tensor([row * per_row + i for row in rows for i in range(per_row)], device=states.last_NTH.device)
-            out.update(zip(rows, self.scores(slot, _take(states, index), batch.rows(rows)), strict=True))
+            out.update(zip(rows, self.scores(slot, states.select(rows, len(slots)), batch.rows(rows)), strict=True))
         return [out[row] for row in range(len(slots))]
 
     def own_states(self, slot: int, states: States) -> States:
         """The states of one adapter's rows as its readout reads them: without the virtual tokens that it leaves out."""
-        keep = self._reader(slot).virtual
-        present = self._entrances[-1].virtual if self._keep_virtual else 0
-        drop = present - (self._entrances[-1].width(slot) if keep else 0)
+        entrance = self._entrances[-1]
+        drop = entrance.virtual - (entrance.width(slot) if self._reader(slot).virtual else 0)
         if not drop:
             return states
+        # Blocks hold the virtual tokens always, the stack's output only where some readout wants them.
         layers = {layer: value[:, drop:] for layer, value in states.layers.items()}
-        return replace(states, last_NTH=states.last_NTH[:, drop:], layers=layers)
+        last_NTH = states.last_NTH[:, drop:] if self._keep_virtual else states.last_NTH
+        return replace(states, last_NTH=last_NTH, layers=layers)
 
     def _reader(self, slot: int | None) -> Reader:
         reading = None if slot is None else self.adapters[slot].reading
@@ -249,7 +248,8 @@ def attach(base: Base, adapters: Attachable | Sequence[Attachable], rows: Sequen
     for row, slot in enumerate(rows):
         if slot is not None and not 0 <= slot < len(many):
             raise InputError(
-                f"rows[{row}] is {slot}, but there are {len(many)} adapters: write 0 to {len(many) - 1}, or None for the plain base."
+                f"rows[{row}] is {slot}, but there are {len(many)} adapters: write 0 to {len(many) - 1}, "
+                "or None for the plain base."
             )
     if not rows:
         raise InputError("`rows` is empty: name one adapter (or None) for each row of the batch.")

@@ -7,22 +7,26 @@ a `Layer` in its `_lmtailor_layer` attribute is served by it, every other one by
 Prefix slots are aligned on the right: slot j of a prefix of n tokens padded to N stands at position n - N + j of the
 prefix, and at j - N seen from the first token of the input, in every row.
 
-Shapes: B sequences (rows · beams), S prefixes, H query heads, K key/value heads, Q queries, T own keys, N prefix slots, D features.
+Shapes: R rows, B sequences (rows · beams), S prefixes, H query heads, K key/value heads, Q queries, T own keys, N prefix slots,
+D features.
 """
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, eager_mask, sdpa_mask
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
 
 from lmtailor.core.errors import UnsupportedError
 
 ATTRIBUTE = "_lmtailor_layer"
 IMPLEMENTATIONS = {"sdpa": "lmtailor_sdpa", "eager": "lmtailor_eager"}
+
+Output = tuple[Tensor, Tensor | None]
+"""(B, Q, H, D) and, where the implementation gives them, the attention weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,9 +43,12 @@ class Prefixes:
     def visible_RN(self) -> Tensor:
         """Which slots are real for each row."""
         width = self.keys_SKND.shape[2]
+        return torch.arange(width, device=self.keys_SKND.device)[None] >= width - self.counts_R()[:, None]
+
+    def counts_R(self) -> Tensor:
+        """How many slots are real for each row."""
         counts = [self.lengths[slot] if slot >= 0 else 0 for slot in self.slot_of_row]
-        device = self.keys_SKND.device
-        return torch.arange(width, device=device)[None] >= width - torch.tensor(counts, device=device)[:, None]
+        return torch.tensor(counts, device=self.keys_SKND.device)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,62 +78,70 @@ class Layer:
 
 def _inner(module: nn.Module, implementation: str) -> Any:
     if implementation == "eager":
-        return sys.modules[type(module).__module__].eager_attention_forward  # type: ignore[attr-defined]
+        return sys.modules[type(module).__module__].eager_attention_forward
     return ALL_ATTENTION_FUNCTIONS[implementation]
 
 
-def _attend(
-    implementation: str, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **kwargs: Any
-) -> tuple[Tensor, Tensor | None]:
-    layer: Layer | None = getattr(module, ATTRIBUTE, None)
-    inner = _inner(module, implementation)
-    if layer is not None and layer.recording is not None:
-        layer.recording.append((key, value))
-    if layer is None or layer.now.prefixes is None:
-        out: tuple[Tensor, Tensor | None] = inner(module, query, key, value, mask, **kwargs)
+@dataclass(frozen=True, kw_only=True)
+class Call:
+    """One call of the attention interface."""
+
+    implementation: str
+    module: nn.Module
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    mask: Tensor | None
+    options: dict[str, Any]
+
+    def plain(self) -> Output:
+        """What the implementation itself makes of it."""
+        inner = _inner(self.module, self.implementation)
+        out: Output = inner(self.module, self.query, self.key, self.value, self.mask, **self.options)
         return out
-    visible_B1QN = _visible(layer, query)
-    plain = kwargs.get("position_bias") is None and kwargs.get("softcap") is None and not kwargs.get("dropout")
-    if implementation == "sdpa" and plain and not torch.is_grad_enabled() and _shares(layer.now.prefixes, query.shape[0]):
-        scale = kwargs.get("scaling") or query.shape[-1] ** -0.5
-        own_mask = None if _simply_causal(layer, mask, query, key) else _own_mask(layer, mask, query, key)
-        dtype = autocast_dtype(query.device) or query.dtype
-        query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
-        return _merged(layer.now.prefixes, query, key, value, own_mask, visible_B1QN, scale).transpose(1, 2).contiguous(), None
-    return _concatenated(layer, inner, implementation, module, query, key, value, mask, visible_B1QN, kwargs)
 
 
-def _concatenated(
-    layer: Layer,
-    inner: Any,
-    implementation: str,
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    mask: Tensor | None,
-    visible_B1QN: Tensor,
-    kwargs: dict[str, Any],
-) -> tuple[Tensor, Tensor | None]:
+def _attend(call: Call) -> Output:
+    layer: Layer | None = getattr(call.module, ATTRIBUTE, None)
+    if layer is not None and layer.recording is not None:
+        layer.recording.append((call.key, call.value))
+    if layer is None or layer.now.prefixes is None:
+        return call.plain()
+    options = call.options
+    simple = options.get("position_bias") is None and options.get("softcap") is None and not options.get("dropout")
+    if (
+        call.implementation == "sdpa"
+        and simple
+        and not torch.is_grad_enabled()
+        and _shares(layer.now.prefixes, call.query.shape[0])
+    ):
+        return _merged(call, layer, layer.now.prefixes), None
+    return _concatenated(call, layer, layer.now.prefixes)
+
+
+def _concatenated(call: Call, layer: Layer, prefixes: Prefixes) -> Output:
     """The implementation itself, on prefix and own keys in one row: for training, short prefixes, softcap and position bias."""
-    assert layer.now.prefixes is not None
-    keys_BKND, values_BKND = _per_sequence(layer.now.prefixes, query.shape[0])
-    own = _own_mask(layer, mask, query, key)
+    query, key, value, options = call.query, call.key, call.value, call.options
+    keys_BKND, values_BKND = _per_sequence(prefixes, query.shape[0])
+    visible_B1QN, own = _visible(layer, prefixes, query), _own_mask(layer, call)
     if own.dtype != torch.bool:
-        lowest = torch.finfo(own.dtype).min
-        visible_B1QN = torch.zeros(visible_B1QN.shape, dtype=own.dtype, device=own.device).masked_fill(~visible_B1QN, lowest)
+        visible_B1QN = _additive(visible_B1QN, own.dtype)
     whole = torch.cat([visible_B1QN, own], -1)
-    if implementation == "eager" and whole.dtype == torch.bool:
-        whole = torch.zeros(whole.shape, dtype=query.dtype, device=query.device).masked_fill(~whole, torch.finfo(query.dtype).min)
-    bias = kwargs.get("position_bias")
+    if call.implementation == "eager" and whole.dtype == torch.bool:
+        whole = _additive(whole, query.dtype)
+    bias = options.get("position_bias")
     if bias is not None:
         extra = _prefix_bias(layer, bias, query.shape[0], query.shape[2], keys_BKND.shape[2], key.shape[2])
         own_bias = bias[..., : key.shape[2]].expand(extra.shape[0], -1, -1, -1)
-        kwargs = {**kwargs, "position_bias": torch.cat([extra, own_bias], -1)}
+        options = {**options, "position_bias": torch.cat([extra, own_bias], -1)}
     keys = torch.cat([keys_BKND.to(key.dtype), key], 2)
     values = torch.cat([values_BKND.to(value.dtype), value], 2)
-    out: tuple[Tensor, Tensor | None] = inner(module, query, keys, values, whole, **kwargs)
-    return out
+    return replace(call, key=keys, value=values, mask=whole, options=options).plain()
+
+
+def _additive(seen: Tensor, dtype: torch.dtype) -> Tensor:
+    """A boolean mask as one that is added to scores."""
+    return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill(~seen, torch.finfo(dtype).min)
 
 
 def _per_sequence(prefixes: Prefixes, batch: int) -> tuple[Tensor, Tensor]:
@@ -141,45 +156,39 @@ def _per_sequence(prefixes: Prefixes, batch: int) -> tuple[Tensor, Tensor]:
     return out[0], out[1]
 
 
-def _visible(layer: Layer, query: Tensor) -> Tensor:
+def _visible(layer: Layer, prefixes: Prefixes, query: Tensor) -> Tensor:
     """Which prefix slots each query sees, (B, 1, Q, N)."""
-    assert layer.now.prefixes is not None
-    rows = layer.now.prefixes.visible_RN()
+    rows = prefixes.visible_RN()
     batch, queries = query.shape[0], query.shape[2]
-    visible = rows.repeat_interleave(batch // rows.shape[0], 0)[:, None, None, :].expand(batch, 1, queries, -1)
+    per_row, width = batch // rows.shape[0], rows.shape[1]
+    visible = rows.repeat_interleave(per_row, 0)[:, None, None, :].expand(batch, 1, queries, -1)
     if layer.window is None or layer.cross:
         return visible
     assert layer.now.positions_BQ is not None, "a windowed layer was entered without positions"
-    width = rows.shape[1]
-    start_R = (
-        torch.tensor(
-            [layer.now.prefixes.lengths[s] if s >= 0 else 0 for s in layer.now.prefixes.slot_of_row], device=query.device
-        )
-        - width
-    )
-    slot_RN = torch.arange(width, device=query.device)[None] + start_R[:, None]
-    slot_BN = slot_RN.repeat_interleave(batch // rows.shape[0], 0)
+    slot_RN = torch.arange(width, device=query.device)[None] - (width - prefixes.counts_R())[:, None]
+    slot_BN = slot_RN.repeat_interleave(per_row, 0)
     distance = layer.now.positions_BQ.expand(batch, -1)[:, :, None] - slot_BN[:, None, :]
     return visible & (distance < layer.window)[:, None]
 
 
-def _simply_causal(layer: Layer, mask: Tensor | None, query: Tensor, key: Tensor) -> bool:
-    return mask is None and (not layer.causal or layer.cross or query.shape[2] == 1)
+def _sees_all(layer: Layer, call: Call) -> bool:
+    """Whether every query sees every own key."""
+    return call.mask is None and (not layer.causal or layer.cross or call.query.shape[2] == 1)
 
 
-def _own_mask(layer: Layer, mask: Tensor | None, query: Tensor, key: Tensor) -> Tensor:
-    """The mask over the sequence's own keys, (B, heads or 1, Q, T): what the implementation would have done with None spelled out."""
-    batch, queries, keys = query.shape[0], query.shape[2], key.shape[2]
-    if mask is not None:
-        return mask.expand(batch, -1, -1, -1)[..., :keys]
-    ones = torch.ones(queries, keys, dtype=torch.bool, device=query.device)
+def _own_mask(layer: Layer, call: Call) -> Tensor:
+    """The mask over the sequence's own keys, (B, heads or 1, Q, T); None is spelled out as the implementation takes it."""
+    (batch, _, queries, _), keys = call.query.shape, call.key.shape[2]
+    if call.mask is not None:
+        return call.mask.expand(batch, -1, -1, -1)[..., :keys]
+    ones = torch.ones(queries, keys, dtype=torch.bool, device=call.query.device)
     if layer.causal and not layer.cross and queries > 1:
         ones = ones.tril(keys - queries)
     return ones[None, None].expand(batch, 1, queries, keys)
 
 
 def _prefix_bias(layer: Layer, bias: Tensor, batch: int, queries: int, width: int, keys: int) -> Tensor:
-    """The relative bias of slots at positions -N … -1 before each row's first token, zero in cross-attention; (1 or B, H, Q, N)."""
+    """The relative bias of slots -N … -1 before each row's first token, zero in cross-attention; (1 or B, H, Q, N)."""
     if layer.bias_from is None:
         return bias.new_zeros(*bias.shape[:2], queries, width)
     past = keys - queries if layer.causal else 0
@@ -201,34 +210,43 @@ def _shares(prefixes: Prefixes, batch: int) -> bool:
     return batch > len(used)
 
 
-def _merged(
-    prefixes: Prefixes, query: Tensor, key: Tensor, value: Tensor, own_mask: Tensor | None, visible_B1QN: Tensor, scale: float
-) -> Tensor:
-    """Attention over own keys and over each prefix apart, joined by log-sum-exp: no prefix is ever expanded to its rows."""
+def _merged(call: Call, layer: Layer, prefixes: Prefixes) -> Tensor:
+    """Attention over own keys and over each prefix apart, joined by log-sum-exp: no prefix is ever expanded to its rows.
+
+    Returns:
+        (B, Q, H, D), as the interface has it.
+    """
+    dtype = autocast_dtype(call.query.device) or call.query.dtype
+    query, key, value = (x.to(dtype) for x in (call.query, call.key, call.value))
+    scale = call.options.get("scaling") or query.shape[-1] ** -0.5
     groups = query.shape[1] // key.shape[1]
+    visible_B1QN = _visible(layer, prefixes, query)
+    own_mask = None if _sees_all(layer, call) else _own_mask(layer, call)
     own, own_lse = _with_lse(query, _repeat(key, groups), _repeat(value, groups), own_mask, scale)
     per_row = query.shape[0] // len(prefixes.slot_of_row)
     width = prefixes.keys_SKND.shape[2]
     for slot, length in enumerate(prefixes.lengths):
         rows = [row for row, chosen in enumerate(prefixes.slot_of_row) if chosen == slot]
-        if not rows or length == 0:
+        if not rows:
             continue
-        whole = len(rows) == len(prefixes.slot_of_row)
-        index = (
-            torch.tensor(rows, device=query.device)[:, None] * per_row + torch.arange(per_row, device=query.device)
-        ).flatten()
-        part = query if whole else query.index_select(0, index)
-        keys, values = (
-            t[slot : slot + 1, :, width - length :].to(query.dtype) for t in (prefixes.keys_SKND, prefixes.values_SKND)
-        )
-        seen = visible_B1QN[..., width - length :]
-        seen = seen if whole else seen.index_select(0, index)
-        out, lse = _shared(part, keys, values, None if bool(seen.all()) else seen, groups, scale)
-        mine, mine_lse = (own, own_lse) if whole else (own.index_select(0, index), own_lse.index_select(0, index))
+        index = None if len(rows) == len(prefixes.slot_of_row) else _sequences(rows, per_row, query.device)
+        keys, values = (t[slot : slot + 1, :, width - length :].to(dtype) for t in (prefixes.keys_SKND, prefixes.values_SKND))
+        seen = _take(visible_B1QN[..., width - length :], index)
+        out, lse = _shared(_take(query, index), keys, values, None if bool(seen.all()) else seen, groups, scale)
+        mine_lse = _take(own_lse, index)
         joint = torch.logaddexp(lse, mine_lse)
-        both = out * _weight(lse, joint, out.dtype) + mine * _weight(mine_lse, joint, out.dtype)
-        own, own_lse = (both, joint) if whole else (own.index_copy(0, index, both), own_lse.index_copy(0, index, joint))
-    return own
+        both = out * _weight(lse, joint, dtype) + _take(own, index) * _weight(mine_lse, joint, dtype)
+        own, own_lse = (both, joint) if index is None else (own.index_copy(0, index, both), own_lse.index_copy(0, index, joint))
+    return own.transpose(1, 2).contiguous()
+
+
+def _sequences(rows: list[int], per_row: int, device: torch.device) -> Tensor:
+    """The sequences of some rows."""
+    return torch.tensor([row * per_row + i for row in rows for i in range(per_row)], device=device)
+
+
+def _take(x: Tensor, index: Tensor | None) -> Tensor:
+    return x if index is None else x.index_select(0, index)
 
 
 def _weight(lse: Tensor, joint: Tensor, dtype: torch.dtype) -> Tensor:
@@ -259,10 +277,9 @@ def _with_lse(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, sc
     """Attention and the log-sum-exp of its scores, (B, H, Q, D) and (B, H, Q) in float32; 0 and -inf where all is masked."""
     additive, empty = None, None
     if mask is not None:
-        additive = (
-            mask if mask.dtype != torch.bool else torch.zeros(mask.shape, device=mask.device).masked_fill(~mask, float("-inf"))
-        )
-        empty = ~mask.any(-1) if mask.dtype == torch.bool else None
+        boolean = mask.dtype == torch.bool
+        additive = torch.zeros(mask.shape, device=mask.device).masked_fill(~mask, float("-inf")) if boolean else mask
+        empty = ~mask.any(-1) if boolean else None
     if query.device.type == "cpu" and key.shape[-1] == value.shape[-1]:
         bias = None if additive is None else additive.to(query.dtype)
         flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
@@ -276,12 +293,14 @@ def _with_lse(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, sc
     return out, lse if empty is None else lse.masked_fill(empty, float("-inf"))
 
 
-def _sdpa(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any) -> Any:
-    return _attend("sdpa", module, query, key, value, attention_mask, **kwargs)
+def _sdpa(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any) -> Output:
+    call = Call(implementation="sdpa", module=module, query=query, key=key, value=value, mask=attention_mask, options=options)
+    return _attend(call)
 
 
-def _eager(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any) -> Any:
-    return _attend("eager", module, query, key, value, attention_mask, **kwargs)
+def _eager(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any) -> Output:
+    call = Call(implementation="eager", module=module, query=query, key=key, value=value, mask=attention_mask, options=options)
+    return _attend(call)
 
 
 for _name, _function, _mask in (("sdpa", _sdpa, sdpa_mask), ("eager", _eager, eager_mask)):
@@ -300,9 +319,7 @@ def switch(model: nn.Module) -> list[tuple[Any, str]]:
     Raises:
         UnsupportedError: the model uses an implementation without masks that a prefix could extend.
     """
-    configs = {
-        id(m.config): m.config for m in model.modules() if isinstance(getattr(m, "config", None), object) and _has_switch(m)
-    }
+    configs: dict[int, Any] = {id(m.config): m.config for m in model.modules() if isinstance(m, PreTrainedModel)}
     before = [(config, config._attn_implementation_internal) for config in configs.values()]
     for _, implementation in before:
         if implementation not in IMPLEMENTATIONS:
@@ -319,7 +336,3 @@ def restore(before: list[tuple[Any, str]]) -> None:
     """Undo `switch`."""
     for config, implementation in before:
         config._attn_implementation_internal = implementation
-
-
-def _has_switch(module: nn.Module) -> bool:
-    return hasattr(getattr(module, "config", None), "_attn_implementation_internal")

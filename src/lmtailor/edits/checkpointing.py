@@ -1,8 +1,8 @@
 """Gradient checkpointing under `attach`.
 
-A checkpointed block runs again in the backward pass. If the edits are gone by then, it computes the base's gradient without a word.
-So the function that a block is checkpointed with is wrapped while attached, and refuses to run again afterwards. Other passes
-may have come between; so what attention knew of the block's own pass is put back while it runs again.
+A checkpointed block runs again in the backward pass. If the edits are gone by then, it computes the base's gradient without
+a word. So the function that a block is checkpointed with is wrapped while attached, and refuses to run again afterwards. Other
+passes may have come between; so what attention knew of the block's own pass is put back while it runs again.
 """
 
 from collections.abc import Callable, Sequence

@@ -14,7 +14,7 @@ adapter on a whole batch.
 from abc import ABC
 from collections.abc import Hashable, Sequence
 from dataclasses import Field, dataclass, field, fields, replace
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, cast
 
 import torch
 from torch import Tensor
@@ -60,7 +60,7 @@ class Edit(ABC):
 
     def with_tensors(self, tensors: dict[str, Tensor]) -> Self:
         """This edit with other trained tensors."""
-        return replace(self, **tensors)
+        return replace(self, **cast(dict[str, Any], tensors))
 
     def stack_key(self) -> Hashable:
         """Solo edits with equal keys are computed in one batched call."""
@@ -97,7 +97,7 @@ class Edit(ABC):
 
 
 def freshness(tensors: Sequence[Tensor]) -> tuple[Hashable, bool]:
-    """A key that changes when what is computed from trained tensors must be computed anew, and whether a gradient must flow to one.
+    """A key that changes when what was made from trained tensors is out of date, and whether a gradient must flow to one.
 
     Besides the tensors' versions and whether they are being trained, the key has inference mode, whose tensors autograd refuses.
     """

@@ -11,7 +11,7 @@ from lmtailor.edits.kinds import WeightEdit
 
 
 @dataclass(frozen=True)
-class Edits(Sequence[Edit]):  # type: ignore[override]
+class Edits(Sequence[Edit]):
     """Edits in the order in which they act at a site."""
 
     items: tuple[Edit, ...] = ()

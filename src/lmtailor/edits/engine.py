@@ -8,13 +8,20 @@ from typing import Any, TypeVar
 from torch import Tensor, nn
 
 from lmtailor.base.base import Base
-from lmtailor.base.sites import Site
+from lmtailor.base.sites import Site, SiteKind
 from lmtailor.base.stack import Stack
 from lmtailor.core.errors import UnsupportedError
 from lmtailor.edits.edit import Context, Edit
 from lmtailor.edits.edits import Edits
 from lmtailor.edits.groups import Rows, SitePlan, plan_site
 from lmtailor.edits.kinds import HiddenEdit, NormEdit, PrefixEdit, ProjectionEdit, PromptEdit
+
+_KINDS: dict[type[Edit], tuple[SiteKind, ...]] = {
+    ProjectionEdit: ("projection",),
+    HiddenEdit: ("sublayer", "block", "embedding"),
+    NormEdit: ("norm",),
+}
+"""Where edits of states may act."""
 
 KindT = TypeVar("KindT", bound=Edit)
 
@@ -48,8 +55,7 @@ class Engine:
 
     def _check_state(self, edit: Edit) -> None:
         site = self.base.sites[edit.site]
-        kinds = {ProjectionEdit: ("projection",), NormEdit: ("norm",), HiddenEdit: ("sublayer", "block", "embedding")}
-        allowed = next(names for kind, names in kinds.items() if isinstance(edit, kind))
+        allowed = _KINDS[next(kind for kind in _KINDS if isinstance(edit, kind))]
         if site.kind not in allowed:
             raise UnsupportedError(f"{type(edit).__name__} acts on {' or '.join(allowed)} sites; {site.name} is a {site.kind}.")
         if isinstance(edit, ProjectionEdit) and edit.changes_input and site.part is not None:
@@ -138,17 +144,16 @@ class Station:
         return [site for site in sites if site.call == self.call] if self.calls > 1 else list(sites)
 
     def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any] | None:
-        x = args[0] if args else kwargs.get("hidden_states")
+        x: Tensor = args[0] if args else kwargs["hidden_states"]
         for site in self._here(self.begins):
             self.engine.entries[site.name] = (x, x)
         changed = x
         for site in self._here(self.sites):
             plan = self.engine.plan(site.name) if site.kind == "projection" else None
             if plan is not None and any(isinstance(edit, ProjectionEdit) and edit.changes_input for edit in plan.edits):
-                ctx = self.engine.context(module)
                 changed = plan.run(
                     [changed],
-                    lambda edit, values, ctx=ctx: edit.input(values[0], ctx),  # type: ignore[attr-defined]
+                    lambda edit, v: edit.input(v[0], self.engine.context(module)),  # type: ignore[attr-defined]
                     dtype=self.engine.base.dtype,
                     wanted=lambda edit: isinstance(edit, ProjectionEdit) and edit.changes_input,
                 )
@@ -157,7 +162,7 @@ class Station:
         return ((changed, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": changed})
 
     def _after(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-        x = args[0] if args else kwargs.get("hidden_states", kwargs.get("input"))
+        x: Tensor = args[0] if args else kwargs["hidden_states"]
         state = output[0] if isinstance(output, tuple) else output
         edited = state
         for site in self._here(self.sites):

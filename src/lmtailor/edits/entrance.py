@@ -132,7 +132,7 @@ class Entrance:
             return given.expand(batch, -1) if given.shape[0] == 1 else given  # type: ignore[no-any-return]
         mask = kwargs.get("attention_mask")
         if self.stack.positions == "mask" and mask is not None and mask.ndim == 2:
-            counted = mask.long().cumsum(1) * mask.long() - 1
+            counted: Tensor = mask.long().cumsum(1) * mask.long() - 1
             return counted[:, -tokens:]
         if self.stack.positions == "ids":
             ids = kwargs.get("input_ids")

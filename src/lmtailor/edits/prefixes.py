@@ -81,7 +81,7 @@ class PrefixStore:
         return any(self._tuned(slot) or self._prompts(slot) for slot in range(len(self.engine.adapters)))
 
     def prepare(self) -> None:
-        """Set every layer's prefixes for the rows of now; computed anew only when a tensor or autocast changed, or gradients flow."""
+        """Set every layer's prefixes for the rows of now; computed anew when a tensor or autocast changed, or gradients flow."""
         if not self.used:
             return
         slots = sorted({slot for slot in self.engine.rows.slots if slot is not None})
