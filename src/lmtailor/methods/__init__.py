@@ -1,7 +1,7 @@
 """All methods, found by file name.
 
-A file `methods/NAME.py` with one `Method` in it is the method NAME: nothing else lists it. A package of somebody else adds one with an
-entry point in the group `lmtailor.methods`.
+A file `methods/NAME.py` with one `Method` in it is the method NAME: nothing else lists it. A package of somebody else adds
+one with an entry point in the group `lmtailor.methods`.
 """
 
 import importlib

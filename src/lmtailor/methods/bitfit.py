@@ -8,8 +8,9 @@ Trained parameters: the sum of O over the projections with a bias and of H over 
 Models without biases (Llama) raise, unless `add_missing` gives every projection one that starts at zero.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from torch import Generator, Tensor
 
@@ -19,7 +20,7 @@ from lmtailor.core.errors import UnsupportedError
 from lmtailor.edits.edit import Context, Edit, trained
 from lmtailor.edits.edits import Edits
 from lmtailor.edits.kinds import NormEdit, ProjectionEdit
-from lmtailor.methods.method import Method, Recipe, zeros
+from lmtailor.methods.method import Method, Recipe, Start, zeros
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -61,6 +62,8 @@ class BitFit(Method):
     recipe: ClassVar[Recipe] = Recipe(lr=1e-3)
     paper: ClassVar[str] = "Ben Zaken et al. 2021, section 3"
     formula: ClassVar[str] = "Σ O + Σ H over biases"
+    start: ClassVar[Start] = "identity"
+    examples: ClassVar[tuple[Mapping[str, Any], ...]] = ({}, {"add_missing": True}, {"which": "query_and_mlp"})
 
     which: Literal["all", "query_and_mlp"] = "all"
     add_missing: bool = False

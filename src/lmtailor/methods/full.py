@@ -11,7 +11,7 @@ from torch import Generator
 
 from lmtailor.base.sites import Sites
 from lmtailor.edits.edits import Edits
-from lmtailor.methods.method import Method, Recipe
+from lmtailor.methods.method import Method, Recipe, Start
 from lmtailor.methods.select import dense
 
 
@@ -22,6 +22,7 @@ class Full(Method):
     recipe: ClassVar[Recipe] = Recipe(lr=2e-5, weight_decay=0.01, warmup=0.06)
     paper: ClassVar[str] = "Devlin et al. 2019, section 3.2"
     formula: ClassVar[str] = "all"
+    start: ClassVar[Start] = "identity"
 
     def edits(self, sites: Sites, rng: Generator | None) -> Edits:
         """One dense replacement for every parameter."""

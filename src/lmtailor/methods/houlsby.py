@@ -1,13 +1,14 @@
-"""Houlsby adapters: h + W_up σ(W_down h + b_down) + b_up, after attention and after the feed-forward network, before the residual add.
-Houlsby et al. 2019, arXiv:1902.00751, section 2.1.
+"""Houlsby adapters: h + W_up σ(W_down h + b_down) + b_up, after attention and after the feed-forward network, before the
+residual add.  Houlsby et al. 2019, arXiv:1902.00751, section 2.1.
 
 Shapes: R rows, T tokens, H features, M bottleneck.
 Start: matrices N(0, 0.01²) cut at two standard deviations, biases zero (section 3.1): near the identity.
 Trained parameters: the sum of 2 · H · M + M + H over the sites.
 """
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Generator, Tensor
@@ -19,9 +20,10 @@ from lmtailor.core.errors import InputError
 from lmtailor.edits.edit import Context, trained
 from lmtailor.edits.edits import Edits
 from lmtailor.edits.kinds import HiddenEdit
-from lmtailor.methods.method import Method, Recipe, normal, zeros
+from lmtailor.methods.method import Method, Recipe, Start, normal, zeros
 
 Activation = Literal["gelu", "relu", "tanh", "silu"]
+_ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu, "tanh": torch.tanh, "silu": F.silu}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -39,12 +41,8 @@ class BottleneckEdit(HiddenEdit):
     ) -> Tensor:
         """h + W_up σ(W_down h + b_down) + b_up."""
         inner_RTM = torch.bmm(h_RTH, self.down_MH.transpose(1, 2)) + self.down_bias_M[:, None]
-        inner_RTM = _activate(inner_RTM, self.activation)
+        inner_RTM = _ACTIVATIONS[self.activation](inner_RTM)
         return h_RTH + torch.bmm(inner_RTM, self.up_HM.transpose(1, 2)) + self.up_bias_H[:, None]
-
-
-def _activate(x: Tensor, name: Activation) -> Tensor:
-    return {"gelu": F.gelu, "relu": F.relu, "tanh": torch.tanh, "silu": F.silu}[name](x)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +52,8 @@ class Houlsby(Method):
     recipe: ClassVar[Recipe] = Recipe(lr=1e-3, warmup=0.1)
     paper: ClassVar[str] = "Houlsby et al. 2019, section 2.1"
     formula: ClassVar[str] = "Σ 2 · H · bottleneck + bottleneck + H"
+    start: ClassVar[Start] = "near"
+    examples: ClassVar[tuple[Mapping[str, Any], ...]] = ({"bottleneck": 5}, {"bottleneck": 3, "activation": "tanh"})
 
     bottleneck: int = 64
     activation: Activation = "gelu"

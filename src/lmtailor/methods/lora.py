@@ -7,8 +7,9 @@ Trained parameters: the sum of K · (I + O) over the sites.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Generator, Tensor
@@ -20,7 +21,7 @@ from lmtailor.core.errors import InputError
 from lmtailor.edits.edit import Context, per_row, trained
 from lmtailor.edits.edits import Edits
 from lmtailor.edits.kinds import ProjectionEdit
-from lmtailor.methods.method import Method, Recipe, uniform, zeros
+from lmtailor.methods.method import Method, Recipe, Start, uniform, zeros
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -52,6 +53,11 @@ class LoRA(Method):
     recipe: ClassVar[Recipe] = Recipe(lr=5e-4, weight_decay=0.01)
     paper: ClassVar[str] = "Hu et al. 2021, section 4.1"
     formula: ClassVar[str] = "Σ rank · (I + O)"
+    start: ClassVar[Start] = "identity"
+    examples: ClassVar[tuple[Mapping[str, Any], ...]] = (
+        {"rank": 2},
+        {"rank": 3, "alpha": 4.0, "rslora": True, "at": "block.*.attn.{q,k,v,o}, block.*.ffn.{up,down}"},
+    )
 
     rank: int = 8
     alpha: float = 16.0

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Generator, Tensor
@@ -25,6 +25,10 @@ class Recipe:
     """Share of the steps."""
 
 
+Start = Literal["identity", "near", "elsewhere"]
+"""What the model is under untrained edits: the base to rounding, the base to some hundredths of its largest logit, or another."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Method(ABC):
     """Base of all methods. A subclass is final and lives in a file of its own; the file's name is the method's name."""
@@ -34,6 +38,9 @@ class Method(ABC):
     """Authors, year and section."""
     formula: ClassVar[str] = ""
     """Number of trained parameters, in the letters of the docstring."""
+    start: ClassVar[Start] = "elsewhere"
+    examples: ClassVar[tuple[Mapping[str, Any], ...]] = ({},)
+    """Settings that fit a toy model, one for each way in which the method computes: what the conformance suite runs."""
 
     @abstractmethod
     def edits(self, sites: Sites, rng: Generator | None) -> Edits:

@@ -1,13 +1,14 @@
 """Prefix tuning: [P_k; K] and [P_v; V] in every attention layer.  Li and Liang 2021, arXiv:2101.00190, section 4.
 
 Shapes: L attention layers, N virtual tokens, W = kv_heads · head_dim features of a token's keys, D features of a head, M hidden.
-With `reparam="mlp"` (section 4.3), P = W₂ tanh(W₁ E + b₁) + b₂ from embeddings E (N, W), one network for all layers; it is run once
-a step and thrown away after training.
-Start: "random" N(0, std²) for P, or for E; "text" the keys and values of real words (section 7.3 of the paper, low-data settings).
+With `reparam="mlp"` (section 4.3), P = W₂ tanh(W₁ E + b₁) + b₂ from embeddings E (N, W), one network for all layers; it is
+run once a step and thrown away after training.
+Start: "random" N(0, std²) for P, or N(0, 1) for E; "text" the keys and values of real words (section 7.3, low-data settings).
 Trained parameters: L · 2 · N · W; with the network N · W + W · M + M + M · 2 · L · W + 2 · L · W.
 `shift`: the input's positions move on by N, as in PEFT and in the paper's code; AdapterHub leaves them.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
@@ -61,6 +62,12 @@ class Prefix(Method, Starts, Finishes):
     recipe: ClassVar[Recipe] = Recipe(lr=5e-3)
     paper: ClassVar[str] = "Li and Liang 2021, section 4"
     formula: ClassVar[str] = "L · 2 · length · kv_heads · head_dim"
+    examples: ClassVar[tuple[Mapping[str, Any], ...]] = (
+        {"length": 3},
+        {"length": 2, "at": "block.*.{attn,cross}", "shift": False},
+        {"length": 2, "reparam": "mlp", "hidden": 5},
+        {"length": 4, "init": "text", "text": "a good movie"},
+    )
 
     length: int = 10
     """Virtual tokens."""
@@ -82,7 +89,9 @@ class Prefix(Method, Starts, Finishes):
         if (self.init == "text") != bool(self.text):
             raise InputError("init='text' needs `text`, and `text` needs init='text'.")
         if self.init == "text" and self.reparam is not None:
-            raise InputError("init='text' sets keys and values, which reparam='mlp' computes from a network. Choose one of the two.")
+            raise InputError(
+                "init='text' sets keys and values, which reparam='mlp' computes from a network. Choose one of the two."
+            )
 
     def edits(self, sites: Sites, rng: Generator | None) -> Edits:
         """One edit for the attention layers of each stack that `at` selects, and one for its cross-attention."""
@@ -95,7 +104,9 @@ class Prefix(Method, Starts, Finishes):
     def _edit(self, name: str, group: list[Site], sites: Sites, rng: Generator | None) -> PrefixEdit:
         shapes = {(layer.kv_heads, layer.head_dim) for layer in (_attention(site, sites) for site in group)}
         if len(shapes) > 1:
-            raise UnsupportedError(f"The layers of {name!r} differ in key/value heads or their width: {sorted(shapes)}. Select equal ones.")
+            raise UnsupportedError(
+                f"The layers of {name!r} differ in key/value heads or their width: {sorted(shapes)}. Select equal ones."
+            )
         heads, width = shape = shapes.pop()
         names = tuple(site.name for site in group)
         common: dict[str, Any] = {"site": name, "sites": names, "length": self.length, "shift": self.shift}
@@ -143,5 +154,7 @@ def _plain(edit: Edit) -> PlainPrefix:
 
 def _attention(site: Site, sites: Sites) -> Attention:
     if site.attention is None:
-        raise UnsupportedError(f"{site.name} of {sites.model_type} is no attention, so it takes no prefix. Select attn or cross sublayers.")
+        raise UnsupportedError(
+            f"{site.name} of {sites.model_type} is no attention, so it takes no prefix. Select attn or cross sublayers."
+        )
     return site.attention

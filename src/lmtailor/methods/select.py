@@ -1,4 +1,5 @@
-"""Partial fine-tuning of any sites: their parameters whole, the rest frozen. Lee et al. 2019, arXiv:1911.03090 (which layers to tune).
+"""Partial fine-tuning of any sites: their parameters whole, the rest frozen.
+Lee et al. 2019, arXiv:1911.03090 (which layers to tune).
 
 Start: the base's own values, in float32.
 Trained parameters: those of the selected sites, each counted once; `block.3` is all of block 3, `block.*.attn` all projections
@@ -7,7 +8,7 @@ Trained parameters: those of the selected sites, each counted once; `block.3` is
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Generator, Tensor
@@ -16,7 +17,7 @@ from lmtailor.base.sites import Sites
 from lmtailor.core.errors import UnsupportedError
 from lmtailor.edits.edits import Edits
 from lmtailor.edits.kinds import DenseWeight
-from lmtailor.methods.method import Method, Recipe
+from lmtailor.methods.method import Method, Recipe, Start
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +27,8 @@ class Select(Method):
     recipe: ClassVar[Recipe] = Recipe(lr=2e-5, weight_decay=0.01, warmup=0.06)
     paper: ClassVar[str] = "Lee et al. 2019, section 3"
     formula: ClassVar[str] = "Σ parameters of the sites"
+    start: ClassVar[Start] = "identity"
+    examples: ClassVar[tuple[Mapping[str, Any], ...]] = ({}, {"at": "block.[-1].ffn, lm_head"})
 
     at: str = "block.*.attn"
 

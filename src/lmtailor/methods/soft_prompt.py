@@ -8,9 +8,9 @@ repeated or cut to N (PEFT's way).
 Trained parameters: N · H. In causal decoders the prompt is run once and attached as keys and values.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Generator, Tensor
@@ -45,6 +45,12 @@ class SoftPrompt(Method, Starts):
     recipe: ClassVar[Recipe] = Recipe(lr=0.3, optimizer="adafactor", weight_decay=1e-5, schedule="constant", warmup=0.0)
     paper: ClassVar[str] = "Lester et al. 2021, section 2"
     formula: ClassVar[str] = "length · H"
+    examples: ClassVar[tuple[Mapping[str, Any], ...]] = (
+        {"length": 3},
+        {"length": 4, "init": "vocab"},
+        {"length": 4, "init": "class_labels"},
+        {"length": 4, "init": "text", "text": "a good movie"},
+    )
 
     length: int = 100
     """Virtual tokens."""
@@ -90,7 +96,9 @@ class SoftPrompt(Method, Starts):
         special = set(base.tokenizer.all_special_ids)
         common = [i for i in range(min(base.vocab_size, COMMON + len(special))) if i not in special][:COMMON]
         if len(common) < self.length:
-            raise InputError(f"A prompt of {self.length} tokens cannot start from {len(common)} words. Take init='random' or a shorter prompt.")
+            raise InputError(
+                f"A prompt of {self.length} tokens cannot start from {len(common)} words. Take init='random' or a shorter prompt."
+            )
         order = torch.randperm(len(common), generator=rng)[: self.length]
         rows = embed([common[i] for i in order.tolist()])
         if self.init == "class_labels":

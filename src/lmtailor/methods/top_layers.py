@@ -4,15 +4,16 @@ Start: the base's own values, in float32. In encoder-decoders the last n blocks 
 Trained parameters: those of n blocks.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Generator
 
 from lmtailor.base.sites import Sites
 from lmtailor.core.errors import InputError, UnsupportedError
 from lmtailor.edits.edits import Edits
-from lmtailor.methods.method import Method, Recipe
+from lmtailor.methods.method import Method, Recipe, Start
 from lmtailor.methods.select import Select
 
 
@@ -23,6 +24,8 @@ class TopLayers(Method):
     recipe: ClassVar[Recipe] = Recipe(lr=2e-5, weight_decay=0.01, warmup=0.06)
     paper: ClassVar[str] = "Lee et al. 2019, section 3"
     formula: ClassVar[str] = "n · parameters of a block"
+    start: ClassVar[Start] = "identity"
+    examples: ClassVar[tuple[Mapping[str, Any], ...]] = ({}, {"n": 1})
 
     n: int = 2
 
@@ -37,6 +40,7 @@ class TopLayers(Method):
         frozen = {site.module for site in sites.select(f"{stack}.block.*" if stack else "block.*", "block") if site not in chosen}
         if shared := frozen & {site.module for site in chosen}:
             raise UnsupportedError(
-                f"The blocks of {sites.model_type} share their weights ({sorted(shared)[0]}), so the last {self.n} cannot be trained alone."
+                f"The blocks of {sites.model_type} share their weights ({sorted(shared)[0]}), "
+                f"so the last {self.n} cannot be trained alone."
             )
         return Select(at=pattern).edits(sites, rng)
