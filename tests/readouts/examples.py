@@ -1,7 +1,10 @@
 """Small inputs that the tests of readouts share."""
 
+from collections.abc import Sequence
+
 from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.trainers import BpeTrainer
+from transformers import PreTrainedTokenizerBase
 
 from lmtailor.base.base import Base
 from lmtailor.readouts.labels import LabelSet
@@ -14,6 +17,11 @@ PAIRS = LabelSet(kind="classification", labels=("no", "maybe", "yes"), texts=("f
 SCALE = LabelSet(kind="regression", labels=(), texts=("first", "second"))
 
 TEXTS = ("a very good movie.", "bad", "the worst book, not fun at all", "so boring that the cat sat on this text. No!")
+
+
+def decoded(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
+    """Token ids as text."""
+    return str(tokenizer.decode(list(ids)))
 
 
 def sentences() -> list[Example]:

@@ -8,6 +8,7 @@ from lmtailor.core.errors import InputError
 from lmtailor.readouts.cutting import tokenise_within
 from lmtailor.readouts.pattern import parse_pattern
 from lmtailor.readouts.prompts import CausalPrompter, MaskedPrompter
+from tests.readouts.examples import decoded
 from tests.tiny import tiny_tokenizer
 
 DECODER = tiny_tokenizer("decoder")
@@ -18,7 +19,7 @@ def cut(pattern: str, values: dict[str, str], limit: int) -> tuple[str, int]:
     """The text that is left, and the count."""
     parsed = parse_pattern(pattern)
     out = tokenise_within(CausalPrompter(DECODER, parsed).tokens, values, DECODER, limit, marked=parsed.cut, name="x")
-    return str(DECODER.decode(out.ids)), out.cut
+    return decoded(DECODER, out.ids), out.cut
 
 
 def test_what_fits_is_left_alone() -> None:

@@ -13,7 +13,7 @@ from lmtailor.readouts.labels import LabelSet
 from lmtailor.readouts.verbalizer import Verbalizer, VerbalizerReading
 from lmtailor.tasks.example import Example, Split
 from lmtailor.tasks.task import Task
-from tests.readouts.examples import SENTIMENT, line_break_base, sentences, sentiment_task
+from tests.readouts.examples import SENTIMENT, decoded, line_break_base, sentences, sentiment_task
 from tests.tiny import tiny_base
 
 WORDS = {"neg": ("awful",), "pos": ("great", "good")}
@@ -128,7 +128,7 @@ def test_demonstrations_by_hand() -> None:
     reading = Verbalizer("{sentence} {mask}", WORDS, demonstrations=Demonstrations(k=1, shown=(one,))).bind(
         tiny_base("gpt2"), SENTIMENT, None
     )
-    assert tiny_base("gpt2").tokenizer.decode(reading.prompt()) == "fun great"
+    assert decoded(tiny_base("gpt2").tokenizer, reading.prompt()) == "fun great"
 
 
 @pytest.mark.parametrize(

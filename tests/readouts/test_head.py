@@ -1,6 +1,7 @@
 """Heads: pooling, layers, pairs, length, start, dropout, and bad input."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -35,7 +36,8 @@ def alone(base: Base, text: str) -> torch.Tensor:
         ids = inputs["input_ids"]
         start = torch.tensor([[base.model.config.decoder_start_token_id]])
         inputs["decoder_input_ids"] = torch.cat([start, ids[:, :-1]], 1)
-    return base.trunk(**inputs)[0][0]
+    states: torch.Tensor = base.trunk(**inputs)[0]
+    return states[0]
 
 
 @pytest.mark.parametrize("key", ["bert", "roberta", "gpt2", "llama", "t5", "bart"])
@@ -48,7 +50,7 @@ def test_pooling_equals_the_naive_one_without_padding(key: str, pooling: str) ->
         return
     reading = bound(base, Head(pooling=pooling))  # type: ignore[arg-type]
     features = reading.features(base, *run(base, reading, sentences()))
-    naive = {
+    naive: Any = {
         "mean": lambda states: states.mean(0),
         "last": lambda states: states[-1],
         "cls": lambda states: states[0],
@@ -114,7 +116,7 @@ def test_gradients_reach_the_head_and_nothing_else() -> None:
     base = tiny_base("bert")
     reading = bound(base, Head(hidden=3))
     states, batch = run(base, reading, sentences())
-    reading.scores(base, states, batch).square().sum().backward()
+    reading.scores(base, states, batch).square().sum().backward()  # type: ignore[no-untyped-call]
     assert all(value.grad is not None and value.grad.any() for value in reading.parameters().values())
     assert all(parameter.grad is None for parameter in base.model.parameters())
 

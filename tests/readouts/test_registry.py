@@ -14,3 +14,11 @@ def test_names() -> None:
     assert readout_name(Verbalizer("{a} {mask}", {"0": ("bad",), "1": ("good",)})) == "verbalizer"
     with pytest.raises(InputError, match="Did you mean head"):
         get_readout("haed")
+
+
+def test_a_readout_without_a_name() -> None:
+    class Own(Head):
+        pass
+
+    with pytest.raises(InputError, match="Own is none of the readouts that have a name: head, verbalizer"):
+        readout_name(Own())

@@ -14,10 +14,10 @@ from lmtailor.readouts.batch import join
 from lmtailor.readouts.demonstrations import Demonstrations
 from lmtailor.readouts.head import Head
 from lmtailor.readouts.labels import LabelSet
-from lmtailor.readouts.readout import take_rows
+from lmtailor.readouts.readout import Reading, take_rows
 from lmtailor.readouts.verbalizer import Verbalizer, VerbalizerReading
 from lmtailor.tasks.example import Example
-from tests.readouts.examples import SCALE, SENTIMENT, line_break_base, sentences
+from tests.readouts.examples import SCALE, SENTIMENT, decoded, line_break_base, sentences
 from tests.tiny import tiny_base
 
 SINGLE = {"neg": ("awful",), "pos": ("great",)}
@@ -29,7 +29,7 @@ def bound(base: Base, words: Mapping[str, tuple[str, ...]], **settings: Any) -> 
     return Verbalizer(settings.pop("pattern", PATTERNS[base.kind]), words, **settings).bind(base, SENTIMENT, None)
 
 
-def scored(base: Base, reading: VerbalizerReading, examples: list[Example]) -> torch.Tensor:
+def scored(base: Base, reading: Reading, examples: list[Example]) -> torch.Tensor:
     batch = reading.collate([reading.encode(example) for example in examples])
     return reading.scores(base, base.hidden(batch.inputs, reading.layers), batch)
 
@@ -59,7 +59,7 @@ def test_words_of_many_tokens_score_as_one_run_each(key: str, aggregate: str, no
     reading = bound(base, MULTI, aggregate=aggregate, normalise=normalise)
     assert {len(word.pieces) for word in reading.words} > {1}
     scores = scored(base, reading, sentences())
-    join_words = {"mean": torch.mean, "max": torch.amax, "sum": torch.logsumexp}[aggregate]
+    join_words: Any = {"mean": torch.mean, "max": torch.amax, "sum": torch.logsumexp}[aggregate]
     for example, row in zip(sentences(), scores, strict=True):
         expected = []
         for words in MULTI.values():
@@ -96,9 +96,12 @@ def test_the_vocabulary_is_computed_at_read_positions_only(monkeypatch: pytest.M
     reading = bound(base, MULTI)
     seen: list[int] = []
     plain = Base.lm_logits
-    monkeypatch.setattr(
-        Base, "lm_logits", lambda self, hidden, words=None: (seen.append(hidden.shape[0]), plain(self, hidden, words))[1]
-    )
+
+    def watched(self: Base, hidden: torch.Tensor, words: torch.Tensor | None = None) -> torch.Tensor:
+        seen.append(hidden.shape[0])
+        return plain(self, hidden, words)
+
+    monkeypatch.setattr(Base, "lm_logits", watched)
     scored(base, reading, sentences())
     longest = max(len(word.pieces) for word in reading.words)
     assert (
@@ -141,10 +144,10 @@ def test_a_causal_input_ends_without_space_and_the_word_begins_with_it() -> None
     base = tiny_base("gpt2")
     reading = bound(base, SINGLE)
     ids = reading.encode(sentences()[0]).sequences[0]
-    assert base.tokenizer.decode(ids).endswith("Sentiment:")
-    assert base.tokenizer.decode(reading.words[0].pieces) == " awful"
+    assert decoded(base.tokenizer, ids).endswith("Sentiment:")
+    assert decoded(base.tokenizer, reading.words[0].pieces) == " awful"
     glued = bound(base, SINGLE, pattern="{sentence}\n{mask}")
-    assert base.tokenizer.decode(glued.words[0].pieces) == "awful"
+    assert decoded(base.tokenizer, glued.words[0].pieces) == "awful"
 
 
 def test_a_tokenizers_first_tokens_are_kept_and_its_last_left_out() -> None:
@@ -173,7 +176,7 @@ def test_gradients_flow_to_the_states() -> None:
         batch = reading.collate([reading.encode(example) for example in sentences()])
         states = base.hidden(batch.inputs)
         states.last_NTH.requires_grad_()
-        reading.scores(base, states, batch, training=True).sum().backward()
+        reading.scores(base, states, batch, training=True).sum().backward()  # type: ignore[no-untyped-call]
         assert states.last_NTH.grad is not None
         touched = (states.last_NTH.grad.abs().sum(-1) > 0).nonzero().tolist()
         read = {
@@ -191,13 +194,17 @@ def test_a_long_text_is_cut_and_the_question_kept() -> None:
         longest = max(len(word.pieces) for word in reading.words)
         assert item.length == 128 - (longest - 1) + (longest - 1)
         assert item.cut == len(base.tokenizer("Review: " + " good" * 200 + "\nSentiment:")["input_ids"]) - (128 - longest + 1)
-        assert base.tokenizer.decode(item.sequences[0]).startswith("Review:  good good")
-        assert "good\nSentiment:" in base.tokenizer.decode(item.sequences[0])
+        assert decoded(base.tokenizer, item.sequences[0]).startswith("Review:  good good")
+        assert "good\nSentiment:" in decoded(base.tokenizer, item.sequences[0])
 
 
 def test_joined_with_a_head_each_scores_as_alone() -> None:
     base = tiny_base("bert")
-    readings = (bound(base, MULTI), Head().bind(base, SENTIMENT, torch.Generator().manual_seed(0)), bound(base, SINGLE))
+    readings: tuple[Reading, ...] = (
+        bound(base, MULTI),
+        Head().bind(base, SENTIMENT, torch.Generator().manual_seed(0)),
+        bound(base, SINGLE),
+    )
     batches = [reading.collate([reading.encode(example) for example in sentences()]) for reading in readings]
     assert [batch.per_row for batch in batches] == [2, 1, 1]
     joined = join(batches, readings[0].form)

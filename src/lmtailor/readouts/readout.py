@@ -7,8 +7,8 @@ Shapes: B examples, k sequences an example, N = B · k, T tokens, H features, C 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import Protocol
+from dataclasses import Field, replace
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Generator, Tensor
@@ -90,6 +90,8 @@ class Reading(Protocol):
 class Readout(Protocol):
     """Settings of a readout: a frozen dataclass of plain fields, so that a manifest holds it."""
 
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
     def bind(self, base: Base, labels: LabelSet, rng: Generator | None, task: Task | None = None, *, reserve: int = 0) -> Reading:
         """Tie the readout to a base and its labels.
 
@@ -154,7 +156,7 @@ def take_rows(states: States, rows: slice | Tensor) -> States:
 
 
 def check_parameters(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The given values as leaves that require gradients, after a check of names and shapes.
+    """The given values as leaves that require gradients, where the own ones are, after a check of names and shapes.
 
     Raises:
         InputError: they do not fit.
@@ -166,7 +168,10 @@ def check_parameters(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> 
             raise InputError(
                 f"The readout's {name} has the shape {tuple(tensor.shape)}, but {tuple(given[name].shape)} was given."
             )
-    return {name: given[name].detach().clone().requires_grad_() for name in own}
+    return {
+        name: given[name].detach().clone().to(given[name].device if tensor.is_meta else tensor.device).requires_grad_()
+        for name, tensor in own.items()
+    }
 
 
 def virtual_tokens(states_NTH: Tensor, batch: Batch, virtual: bool) -> int:

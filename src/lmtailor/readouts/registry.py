@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from lmtailor.core.errors import InputError, near
 from lmtailor.readouts.head import Head
+from lmtailor.readouts.readout import Readout
 from lmtailor.readouts.verbalizer import Verbalizer
 
 READOUTS: Mapping[str, type[Head] | type[Verbalizer]] = {"head": Head, "verbalizer": Verbalizer}
@@ -20,6 +21,13 @@ def get_readout(name: str) -> type[Head] | type[Verbalizer]:
     return READOUTS[name]
 
 
-def readout_name(readout: Head | Verbalizer) -> str:
-    """The name of a readout's class in `READOUTS`."""
-    return next(name for name, kind in READOUTS.items() if type(readout) is kind)
+def readout_name(readout: Readout) -> str:
+    """The name of a readout's class in `READOUTS`.
+
+    Raises:
+        InputError: it is not there, so it could not be stored by name.
+    """
+    for name, kind in READOUTS.items():
+        if type(readout) is kind:
+            return name
+    raise InputError(f"{type(readout).__name__} is none of the readouts that have a name: {', '.join(READOUTS)}.")
