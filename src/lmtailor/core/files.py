@@ -29,7 +29,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         yield part
         with part.open("rb") as stream:
             os.fsync(stream.fileno())
-        os.chmod(part, 0o666 & ~_umask())
+        part.chmod(0o666 & ~_umask())
         part.replace(path)
     except OSError as error:
         raise disk_error(error, path) from error

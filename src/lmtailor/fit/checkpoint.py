@@ -1,7 +1,7 @@
 """Checkpoints: one safetensors file with everything a fit needs to go on, bit for bit.
 
-The file holds trained tensors (`now.`), the best ones so far (`best.`), the optimizer's (`optimizer.`), and a JSON text with the counters
-in its metadata. One file is one rename, so tensors and counters cannot disagree.
+The file holds trained tensors (`now.`), the best ones so far (`best.`), the optimizer's (`optimizer.`), and a JSON text with the
+counters in its metadata. One file is one rename, so tensors and counters cannot disagree.
 """
 
 import json
@@ -116,10 +116,14 @@ def _check(path: Path, text: Mapping[str, Any], identity: Identity) -> None:
         raise TrainingError(f"{path} belongs to a fit with other settings, base or data. {advice}")
     if text["threads"] != identity.threads:
         raise TrainingError(
-            f"{path} was made with {text['threads']} threads; now there are {identity.threads}, which changes the last bits of sums. "
+            f"{path} was made with {text['threads']} threads; now there are {identity.threads}, which changes the last bits. "
             f"Set OMP_NUM_THREADS={text['threads']} to go on. {advice}"
         )
-    changed = [f"{name} {old} → {identity.versions.get(name)}" for name, old in text["versions"].items() if identity.versions.get(name) != old]
+    changed = [
+        f"{name} {old} → {identity.versions.get(name)}"
+        for name, old in text["versions"].items()
+        if identity.versions.get(name) != old
+    ]
     if changed:
         raise TrainingError(f"{path} was made with other versions ({', '.join(changed)}). Install those to go on. {advice}")
 

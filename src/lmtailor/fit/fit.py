@@ -1,5 +1,6 @@
 """`fit`: from a base and a task to an adapter."""
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from lmtailor.core.provenance import hardware, now, revision, versions
 from lmtailor.core.settings import settings_hash, to_mapping
 from lmtailor.fit.callbacks.callback import Callback
 from lmtailor.fit.checkpoint import here
-from lmtailor.fit.loop import Loop
+from lmtailor.fit.loop import Job, Loop
 from lmtailor.fit.training import Training
 from lmtailor.infer.evaluate import measure, predict_examples
 from lmtailor.methods import method_name
@@ -25,11 +26,8 @@ from lmtailor.store.adapter import Adapter, new_adapter, on_device
 from lmtailor.store.folder import load_adapter, save_adapter
 from lmtailor.tasks.task import Task
 
-CHECKPOINT = ".checkpoint"
-"""Folder of an unfinished fit, in its output folder's parent: `.NAME.checkpoint`."""
 
-
-def fit(
+def fit(  # noqa: PLR0913 - the one door of fitting; every argument is one of its choices
     base: Base,
     task: Task,
     *,
@@ -71,28 +69,58 @@ def fit(
     objective = Supervised() if objective is None else objective
     training = (Training() if training is None else training).resolved(method.recipe)
     if "train" not in task.splits:
-        raise InputError(f"The task {task.name} has no train split, so nothing can be fitted. Use evaluate for zero-shot readouts.")
+        raise InputError(
+            f"The task {task.name} has no train split, so nothing can be fitted. Use evaluate for zero-shot readouts."
+        )
     settings = _settings(base, task, method, readout, objective, training, seed)
     digest = settings_hash(settings)
     folder = None if out is None else Path(out)
-    if folder is not None and (folder / "adapter.json").exists():
-        done = load_adapter(folder, base)
-        if done.provenance.get("settings_hash") == digest:
-            return done
-        if not overwrite:
-            raise TrainingError(f"{folder} holds an adapter of another fit. Choose another folder, or pass overwrite=True (--overwrite).")
+    if folder is not None and (done := _existing(folder, base, digest, overwrite=overwrite)) is not None:
+        return done
     begun = now()
     start = new_adapter(base, method=method, readout=readout, task=task, seed=seed)
-    checkpoint = None if folder is None else folder.parent / f".{folder.name}{CHECKPOINT}" / "state.safetensors"
-    loop = Loop(base, task, start, objective, training, seed, here(digest, versions()), checkpoint, tuple(callbacks))
+    state = None if folder is None else checkpoint_folder(folder) / "state.safetensors"
+    job = Job(base=base, task=task, start=start, objective=objective, training=training, seed=seed)
+    loop = Loop(job, here(digest, versions()), state, tuple(callbacks))
     adapter = _finished(loop.run(), method)
+    scores = {"dev": measure(task, predict_examples(base, adapter, task.split("dev").examples))} if "dev" in task.splits else {}
     provenance = {
         "settings": settings,
         "settings_hash": digest,
-        "task": task.name,
         "data": task.digest,
-        "seed": seed,
         "begun": begun,
+        **_provenance(base, task, loop),
+    }
+    adapter = replace(adapter, scores=scores, provenance=provenance)
+    if folder is not None:
+        save_adapter(adapter, folder)
+        shutil.rmtree(checkpoint_folder(folder))
+    return adapter
+
+
+def checkpoint_folder(out: Path) -> Path:
+    """Where an unfinished fit into `out` keeps its state: a hidden folder beside it."""
+    return out.parent / f".{out.name}.checkpoint"
+
+
+def _existing(folder: Path, base: Base, digest: str, *, overwrite: bool) -> Adapter | None:
+    """What an earlier fit of the same settings left in the output folder."""
+    if not (folder / "adapter.json").exists():
+        return None
+    done = load_adapter(folder, base, any_base=True)
+    if done.provenance.get("settings_hash") == digest:
+        return done
+    if not overwrite:
+        raise TrainingError(
+            f"{folder} holds an adapter of another fit. Choose another folder, or pass overwrite=True (--overwrite)."
+        )
+    return None
+
+
+def _provenance(base: Base, task: Task, loop: Loop) -> dict[str, Any]:
+    return {
+        "task": task.name,
+        "seed": loop.seed,
         "ended": now(),
         "seconds": loop.progress.seconds,
         "steps": loop.progress.step,
@@ -104,20 +132,13 @@ def fit(
         "revision": revision(),
         "hardware": hardware() | {"threads": torch.get_num_threads(), "device": str(base.device)},
     }
-    scores = {}
-    if "dev" in task.splits:
-        scores["dev"] = measure(task, predict_examples(base, adapter, task.split("dev").examples))
-    adapter = replace(adapter, scores=scores, provenance=provenance)
-    if folder is not None and checkpoint is not None:
-        save_adapter(adapter, folder)
-        checkpoint.unlink(missing_ok=True)
-        checkpoint.parent.rmdir()
-    return adapter
 
 
 def _finished(adapter: Adapter, method: Method) -> Adapter:
     """Detached tensors, and the plain form of methods that train more than they keep."""
-    adapter = on_device(adapter.with_state({name: tensor.detach().clone() for name, tensor in adapter.state.items()}), torch.device("cpu"))
+    adapter = on_device(
+        adapter.with_state({name: tensor.detach().clone() for name, tensor in adapter.state.items()}), torch.device("cpu")
+    )
     for tensor in adapter.state.values():
         tensor.requires_grad_(False)
     if isinstance(method, Finishes):
@@ -135,7 +156,7 @@ def _settings(
         "data": task.digest,
         "metrics": list(task.metrics),
         "method": {"name": method_name(method), **to_mapping(method)},
-        "readout": {"name": type(readout).__name__, **to_mapping(readout)},  # type: ignore[type-var]
+        "readout": {"name": type(readout).__name__, **to_mapping(readout)},
         "objective": to_mapping(objective),
         "training": to_mapping(training),
         "seed": seed,

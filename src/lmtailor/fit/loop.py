@@ -6,8 +6,8 @@ Shapes: B examples, C labels.
 
 import math
 import time
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -27,30 +27,46 @@ from lmtailor.fit.source import Source, make_source
 from lmtailor.fit.training import Training
 from lmtailor.infer.score import by_length, decide
 from lmtailor.objectives.supervised import Supervised
+from lmtailor.readouts.batch import Encoded
 from lmtailor.readouts.readout import Reading
 from lmtailor.store.adapter import Adapter, on_device
 from lmtailor.tasks.metrics import Scores, evaluate_predictions, get_metric
 from lmtailor.tasks.task import Task
 
 
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What is to be fitted, and how."""
+
+    base: Base
+    task: Task
+    start: Adapter
+    """At its start; it needs a readout."""
+    objective: Supervised
+    training: Training
+    """Resolved: nothing in it is None that a recipe could fill."""
+    seed: int
+
+
 class Loop:
     """One fit of one adapter."""
 
-    def __init__(
-        self,
-        base: Base,
-        task: Task,
-        start: Adapter,
-        objective: Supervised,
-        training: Training,
-        seed: int,
-        identity: Identity,
-        checkpoint: Path | None,
-        callbacks: tuple[Callback, ...],
-    ) -> None:
+    def __init__(self, job: Job, identity: Identity, checkpoint: Path | None, callbacks: tuple[Callback, ...]) -> None:
+        """Encode the data and set up the optimizer.
+
+        Args:
+            job: what to fit.
+            identity: what a checkpoint must agree with.
+            checkpoint: file of the checkpoint; None makes none.
+            callbacks: listeners.
+
+        Raises:
+            InputError: nothing would be trained.
+        """
+        base, task, start, training = job.base, job.task, job.start, job.training
         if start.reading is None:
             raise InputError("A fit needs a readout to learn from labels with.")
-        self.base, self.task, self.objective, self.training, self.seed = base, task, objective, training, seed
+        self.base, self.task, self.objective, self.training, self.seed = base, task, job.objective, training, job.seed
         self.identity, self.path, self.callbacks = identity, checkpoint, callbacks
         self.accelerator = Accelerator(cpu=base.device.type == "cpu")
         self.adapter = _trainable(start, base)
@@ -81,7 +97,7 @@ class Loop:
         before = self.progress.seconds
         clock = time.monotonic()
         if self.training.checkpointing:
-            self.base.model.gradient_checkpointing_enable()
+            self.base.model.gradient_checkpointing_enable()  # type: ignore[no-untyped-call]
         with torch.random.fork_rng(devices=[]), attach(self.base, self.adapter) as attached:
             try:
                 set_eval(self.base)
@@ -96,12 +112,12 @@ class Loop:
             finally:
                 set_eval(self.base)
                 if self.training.checkpointing:
-                    self.base.model.gradient_checkpointing_disable()
+                    self.base.model.gradient_checkpointing_disable()  # type: ignore[no-untyped-call]
         self._tell_end(self.progress.ended)
         kept = self.best if self.best and self.training.keep == "best" else self.parameters
         return self.adapter.with_state({name: tensor.detach() for name, tensor in kept.items()})
 
-    def _source(self, attached: Attached, items: list) -> tuple[Source, str]:  # type: ignore[type-arg]
+    def _source(self, attached: Attached, items: Sequence[Encoded]) -> tuple[Source, str]:
         folder = None if self.path is None else self.path.parent
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
@@ -196,7 +212,12 @@ class Loop:
         entry = {"step": progress.step, "epoch": progress.step / self.per_epoch, "loss": loss, "seconds": progress.seconds}
         progress.history.append({**entry, "scores": {key: score.value for key, score in scores.items()}})
         event = Evaluated(
-            step=progress.step, epoch=progress.step / self.per_epoch, loss=loss, scores=scores, best=better, seconds=progress.seconds
+            step=progress.step,
+            epoch=progress.step / self.per_epoch,
+            loss=loss,
+            scores=scores,
+            best=better,
+            seconds=progress.seconds,
         )
         for callback in self.callbacks:
             callback.evaluated(event)
@@ -237,8 +258,9 @@ class Loop:
         self.progress = replace(checkpoint.progress)
 
     def _cut_note(self) -> str:
-        cut = [item for item in self.train if item.cut]
-        return f"{len(cut):,} of {len(self.train):,} training texts are longer than the model takes and were cut ({sum(i.cut for i in cut):,} tokens)"
+        cut = [item.cut for item in self.train if item.cut]
+        texts = f"{len(cut):,} of {len(self.train):,} training texts"
+        return f"{texts} are longer than the model takes; {sum(cut):,} tokens were cut off"
 
     def _tell_start(self) -> None:
         event = Started(

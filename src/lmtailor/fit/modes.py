@@ -6,7 +6,10 @@ from lmtailor.edits.kinds import PrefixEdit, WeightEdit
 
 
 def trained_modules(base: Base, edits: Edits) -> tuple[str, ...]:
-    """Paths of the modules whose dropout is active while training: blocks with an edit; the whole trunk if every block's weights are replaced."""
+    """Paths of the modules whose dropout is active while training.
+
+    Blocks with an edit; the whole stacks if the weights of every block are replaced.
+    """
     blocks = [path for stack in base.stacks for path in stack.blocks]
     found: set[str] = set()
     weighted: set[str] = set()
@@ -28,11 +31,11 @@ def trained_modules(base: Base, edits: Edits) -> tuple[str, ...]:
 
 def set_training(base: Base, paths: tuple[str, ...]) -> None:
     """Training mode for these modules, eval mode for all others."""
-    base.model.eval()
+    base.model.train(False)
     for path in paths:
         base.module(path).train()
 
 
 def set_eval(base: Base) -> None:
     """Eval mode for all modules."""
-    base.model.eval()
+    base.model.train(False)

@@ -21,12 +21,17 @@ def make_optimizer(parameters: Mapping[str, Tensor], training: Training) -> Opti
     """
     decay = [tensor for tensor in parameters.values() if tensor.ndim >= 2]
     plain = [tensor for tensor in parameters.values() if tensor.ndim < 2]
-    groups = [{"params": decay, "weight_decay": training.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    groups: list[dict[str, Any]] = [
+        {"params": decay, "weight_decay": training.weight_decay},
+        {"params": plain, "weight_decay": 0.0},
+    ]
     groups = [group for group in groups if group["params"]]
     lr = training.lr
     assert lr is not None
     if training.optimizer == "adafactor":
-        return Adafactor(groups, lr=lr, scale_parameter=False, relative_step=False, warmup_init=False)
+        return Adafactor(  # type: ignore[no-untyped-call]
+            groups, lr=lr, scale_parameter=False, relative_step=False, warmup_init=False
+        )
     return torch.optim.AdamW(groups, lr=lr)
 
 

@@ -100,7 +100,9 @@ def make_source(
     if not training.cache_trunk:
         return whole, "the trunk is not cached (training.cache_trunk is false)"
     if not edits and isinstance(reading, HeadReading):
-        return _pooled(whole, reading, training, progress), f"the trunk is frozen: features of {len(items):,} examples were computed once"
+        return _pooled(
+            whole, reading, training, progress
+        ), f"the trunk is frozen: features of {len(items):,} examples were computed once"
     count = frozen_blocks(base, edits, reading.layers)
     if count == 0:
         return whole, "nothing to cache: an edit acts in the first block or before it, or the model's blocks cannot be replayed"

@@ -56,7 +56,9 @@ def predict(
     many = list(adapters) if isinstance(adapters, Sequence) else [adapters]
     slots = _slots(many, inputs, rows)
     readings = [_reading(i, adapter) for i, adapter in enumerate(many)]
-    items = [readings[slot].encode(as_example(raw, readings[slot], i)) for i, (slot, raw) in enumerate(zip(slots, inputs, strict=True))]
+    items = [
+        readings[slot].encode(as_example(raw, readings[slot], i)) for i, (slot, raw) in enumerate(zip(slots, inputs, strict=True))
+    ]
     whole = not all(adapter.edits.shares_batch for adapter in many)
     order = sorted(range(len(items)), key=lambda i: (slots[i] if whole else 0, -items[i].length, i))
     answers: dict[int, Answer] = {}

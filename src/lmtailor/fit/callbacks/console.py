@@ -29,10 +29,11 @@ class ConsoleCallback:
         share = 100 * event.trained / max(1, event.total)
         self.console.print(
             f"[bold]{event.method}[/] · {event.readout} · {event.trained:,} trained numbers ({share:.2g} % of the base) · "
-            f"{event.examples:,} examples · {event.steps:,} steps"
+            f"{event.examples:,} examples · {event.steps:,} steps",
+            soft_wrap=True,
         )
         for note in event.notes:
-            self.console.print(f"  [dim]{note}[/]")
+            self.console.print(f"  [dim]{note}[/]", soft_wrap=True)
         self._total, self._first = event.steps, event.step
         self._begun = self._said = time.monotonic()
         if self.console.is_terminal:
@@ -60,18 +61,23 @@ class ConsoleCallback:
             done = max(1, event.step - self._first)
             left = (self._said - self._begun) / done * (self._total - event.step)
             self.console.print(
-                f"  step {event.step}/{self._total} · loss {self._loss:.4f} · {self._rate:,.0f} tokens/s · {left:.0f} s left", highlight=False
+                f"  step {event.step}/{self._total} · loss {self._loss:.4f} · {self._rate:,.0f} tokens/s · {left:.0f} s left",
+                highlight=False,
             )
 
     def evaluated(self, event: Evaluated) -> None:
         """One line an evaluation."""
         shown = " · ".join(f"{name} {score.value:.4f}" for name, score in event.scores.items())
         star = " [green]best so far[/]" if event.best else ""
-        self.console.print(f"  epoch {event.epoch:.2f} · step {event.step} · loss {event.loss:.4f} · dev {shown}{star}", highlight=False)
+        self.console.print(
+            f"  epoch {event.epoch:.2f} · step {event.step} · loss {event.loss:.4f} · dev {shown}{star}",
+            highlight=False,
+            soft_wrap=True,
+        )
 
     def ended(self, event: Ended) -> None:
         """Stop the bar and say how it ended."""
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
-        self.console.print(f"  {event.reason} after {event.step} steps, {event.seconds:.1f} s", highlight=False)
+        self.console.print(f"  {event.reason} after {event.step} steps, {event.seconds:.1f} s", highlight=False, soft_wrap=True)

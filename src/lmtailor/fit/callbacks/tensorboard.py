@@ -11,22 +11,22 @@ class TensorBoardCallback:
     """Writes training loss, learning rate and dev scores by step."""
 
     def __init__(self, folder: Path) -> None:
-        self._writer = SummaryWriter(str(folder))  # type: ignore[no-untyped-call]
+        self._writer = SummaryWriter(str(folder))
 
     def started(self, event: Started) -> None:
         """The run's description as text."""
-        self._writer.add_text("run", f"{event.method} · {event.readout} · {event.trained} trained numbers", event.step)  # type: ignore[no-untyped-call]
+        self._writer.add_text("run", f"{event.method} · {event.readout} · {event.trained} trained numbers", event.step)
 
     def stepped(self, event: Stepped) -> None:
         """Loss and learning rate."""
-        self._writer.add_scalar("train/loss", event.loss, event.step)  # type: ignore[no-untyped-call]
-        self._writer.add_scalar("train/lr", event.lr, event.step)  # type: ignore[no-untyped-call]
+        self._writer.add_scalar("train/loss", event.loss, event.step)
+        self._writer.add_scalar("train/lr", event.lr, event.step)
 
     def evaluated(self, event: Evaluated) -> None:
         """Dev scores."""
         for name, score in event.scores.items():
-            self._writer.add_scalar(f"dev/{name}", score.value, event.step)  # type: ignore[no-untyped-call]
+            self._writer.add_scalar(f"dev/{name}", score.value, event.step)
 
     def ended(self, event: Ended) -> None:
         """Write everything out."""
-        self._writer.close()  # type: ignore[no-untyped-call]
+        self._writer.close()
