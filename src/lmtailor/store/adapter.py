@@ -15,6 +15,7 @@ from lmtailor.edits.kinds import PrefixEdit, PromptEdit
 from lmtailor.methods.method import Method, Starts, Words
 from lmtailor.readouts.labels import LabelSet
 from lmtailor.readouts.readout import Reading, Readout
+from lmtailor.store.outline import Outline
 from lmtailor.tasks.metrics import Scores
 from lmtailor.tasks.task import Task
 
@@ -32,6 +33,8 @@ class Adapter:
     """The readout bound to the base and its labels; None if the adapter only changes the model."""
     base_fingerprint: str = ""
     base_source: str = ""
+    outline: Outline | None = None
+    """Names and shapes of the base, which other programs' files are written from."""
     scores: Mapping[str, Scores] = field(default_factory=dict)
     """Split → scores, as measured when it was fitted."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
@@ -82,9 +85,19 @@ def check_base(adapter: Adapter, base: Base, *, any_base: bool = False) -> None:
     Raises:
         AdapterFileError: the fingerprints differ and `any_base` is not set.
     """
-    if not any_base and adapter.base_fingerprint != base.fingerprint:
+    if not any_base:
+        refuse_other_base(adapter.base_fingerprint, adapter.base_source, base)
+
+
+def refuse_other_base(fingerprint: str, source: str, base: Base) -> None:
+    """Refuse a base that has not this fingerprint.
+
+    Raises:
+        AdapterFileError: it has another.
+    """
+    if fingerprint != base.fingerprint:
         raise AdapterFileError(
-            f"The adapter was made for {adapter.base_source or 'another base'} (fingerprint {adapter.base_fingerprint[:16]}…), "
+            f"The adapter was made for {source or 'another base'} (fingerprint {fingerprint[:16]}…), "
             f"but the base is {base.source or type(base.model).__name__} (fingerprint {base.fingerprint[:16]}…). "
             "Load the right base, or pass any_base=True (--any-base) if you know that the weights are the same."
         )
@@ -113,10 +126,19 @@ def build_adapter(
         reading = readout.bind(base, labels, None if seeds is None else seeds[1], task, reserve=virtual_tokens(probe))
     sites = base.sites if reading is None or reading.reads_lm_head else base.sites.without_head()
     edits = method.edits(sites, None if seeds is None else seeds[0])
-    return Adapter(method=method, edits=edits, reading=reading, base_fingerprint=base.fingerprint, base_source=base.source)
+    return Adapter(
+        method=method,
+        edits=edits,
+        reading=reading,
+        base_fingerprint=base.fingerprint,
+        base_source=base.source,
+        outline=Outline.of(base),
+    )
 
 
-def new_adapter(base: Base, *, method: Method, readout: Readout | None = None, task: Task | None = None, seed: int = 0) -> Adapter:
+def new_adapter(
+    base: Base, *, method: Method, readout: Readout | None = None, task: Task | None = None, seed: int = 0
+) -> Adapter:
     """An untrained adapter at its start.
 
     Args:

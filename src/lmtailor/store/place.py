@@ -1,0 +1,82 @@
+"""Finding an adapter in a folder, and saying what is there instead."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lmtailor.core.errors import AdapterFileError, near
+from lmtailor.store.peft.config import READ
+from lmtailor.store.peft.form import CONFIG, TENSORS
+from lmtailor.store.whole_folder import leftovers
+
+MANIFEST = "adapter.json"
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+_NEVER = (
+    "which can run code when it is read, so it is never opened. Load it with PEFT where you trust it, and save it as safetensors."
+)
+
+
+def check_place(path: Path) -> None:
+    """See that a path is a folder.
+
+    Raises:
+        AdapterFileError: it is none; the message says what is there, or near.
+    """
+    if path.is_dir():
+        return
+    if path.exists() and path.suffix in PICKLES:
+        raise AdapterFileError(f"{path} is a pickle, {_NEVER}")
+    if path.exists():
+        raise AdapterFileError(f"{path} is a file. Name the folder of the adapter, which holds {MANIFEST} or {CONFIG}.")
+    if aside := leftovers(path.resolve()):
+        raise AdapterFileError(
+            f"There is no folder {path}: a save was interrupted while it replaced it. The old adapter is {aside[-1]}; "
+            f"rename it to {path}."
+        )
+    siblings = [str(path.parent / one.name) for one in path.parent.iterdir() if one.is_dir()] if path.parent.is_dir() else []
+    raise AdapterFileError(f"There is no folder {path}. {near(str(path), siblings) if siblings else ''}".rstrip())
+
+
+def nothing_there(folder: Path) -> AdapterFileError:
+    """The error for a folder without an adapter."""
+    inner = sorted(path.name for path in folder.iterdir() if (path / MANIFEST).is_file() or (path / CONFIG).is_file())
+    if len(inner) == 1:
+        return AdapterFileError(f"There is no adapter in it, but one in the folder {inner[0]!r} in it. Name that folder.")
+    if inner:
+        return AdapterFileError(
+            f"There is no adapter in it, but {len(inner)} in folders in it: {', '.join(inner[:10])}. Name one."
+        )
+    if (folder / "config.json").exists():
+        return AdapterFileError("It is a model, not an adapter. Load it with load_base.")
+    held = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
+    return AdapterFileError(f"There is no adapter in it: neither {MANIFEST} nor {CONFIG}. It holds {held}.")
+
+
+def check_peft(folder: Path, config: Mapping[str, Any]) -> None:
+    """See that a folder with an `adapter_config.json` is PEFT's and has tensors that can be read.
+
+    Raises:
+        AdapterFileError: it is not, or has not.
+    """
+    if "peft_type" not in config:
+        if {"model_class", "hidden_size"} & config.keys():
+            raise AdapterFileError("It is an adapter of AdapterHub, which is not read yet; PEFT's folders are.")
+        raise AdapterFileError(f"{CONFIG} has no peft_type, so it is not PEFT's. Known types are {', '.join(READ)}.")
+    if (folder / TENSORS).exists():
+        return
+    if pickles := sorted(path.name for path in folder.iterdir() if path.suffix in PICKLES):
+        raise AdapterFileError(f"Its tensors are a pickle ({pickles[0]}), {_NEVER}")
+    raise AdapterFileError(f"{TENSORS} is missing. Get the adapter again.")
+
+
+def inside(folder: Path, name: str) -> Path:
+    """The path of a file in a folder. A link may only lead to the blobs beside it, as in the cache of a model hub.
+
+    Raises:
+        AdapterFileError: it leads elsewhere.
+    """
+    root, path = folder.resolve(), (folder / name).resolve()
+    allowed = [root] + ([root.parent.parent / "blobs"] if root.parent.name == "snapshots" else [])
+    if not any(place in path.parents for place in allowed):
+        raise AdapterFileError(f"{name} is a link that leads out of {folder}. Copy the file itself into the folder.")
+    return path
