@@ -1,0 +1,287 @@
+"""The report: one page that holds everything it shows."""
+
+import base64
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from lmtailor.compare.commands import commands
+from lmtailor.compare.leaderboard import LEVEL, Leaderboard, Row, Run
+from lmtailor.compare.numbers import count, duration, interval, listed, metric_name, p_value, score, share, signed, size
+from lmtailor.compare.recommend import Recommendation
+from lmtailor.compare.report.answers import MOST_LABELS, Confusion, confusion, regression_picture
+from lmtailor.compare.report.canvas import Picture
+from lmtailor.compare.report.colours import Hue, hue, hues_of, shapes_of
+from lmtailor.compare.report.curves import curves_picture
+from lmtailor.compare.report.domains import domains_picture
+from lmtailor.compare.report.parameters import parameters_picture
+from lmtailor.core.version import __version__
+
+_HERE = files("lmtailor.compare.report")
+
+_SHAPES = {
+    "o": "M-5 0a5 5 0 1 0 10 0a5 5 0 1 0-10 0",
+    "s": "M-4.5-4.5h9v9h-9z",
+    "D": "M0-6L6 0L0 6L-6 0z",
+    "^": "M0-5.5L5.5 4.5H-5.5z",
+    "v": "M0 5.5L5.5-4.5H-5.5z",
+    "P": "M-2-6h4v4h4v4h-4v4h-4v-4h-4v-4h4z",
+}
+"""The markers of `colours.SHAPES` as outlines, for the key."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Line:
+    """One row of the table as the page shows it."""
+
+    row: Row
+    hue: Hue
+    taken: bool
+    best: bool
+    tied: bool
+    what: str
+    score: str
+    interval: str
+    bar: tuple[str, str, str] | None
+    """Left end, length and middle of the interval's bar, as percentages of its column; None if it lies outside."""
+    to_best: str
+    """How it differs from the best."""
+    ood: tuple[str, ...]
+    trained: str
+    share: str
+    fit: str
+    predict: str
+    memory: str
+    disk: str
+
+
+def make_page(
+    board: Leaderboard, runs: Sequence[Run], recommendation: Recommendation, *, folder: Path, example: Sequence[str]
+) -> str:
+    """The report as HTML.
+
+    Args:
+        board: the ranked cells.
+        runs: their records and answers.
+        recommendation: what to take.
+        folder: of the comparison, as the user wrote it; commands name it.
+        example: a text for the commands, or the two of a pair.
+    """
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    script = _text("tip.js")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    shown = list(dict.fromkeys(cell for cell in (recommendation.cell, None if board.best is None else board.best.cell) if cell))
+    taken = board.row(recommendation.cell) if recommendation.cell is not None else None
+    uses = [use for cell in shown if (use := commands(board, runs, cell, folder, example)) is not None] if taken else []
+    low, high = _scale(board)
+    context: dict[str, Any] = {
+        "version": __version__,
+        "style": Markup(_text("style.css")),  # noqa: S704 - the package's own files
+        "script": Markup(script),  # noqa: S704
+        "script_hash": f"sha256-{digest}",
+        "about": board.about,
+        "metric": metric_name(board.metric),
+        "routes": f"{len(board.about.cells)} routes" if len(board.about.cells) != 1 else "1 route",
+        "date": _date(runs),
+        "lede": _lede(board),
+        "recommendation": recommendation,
+        "taken": taken,
+        "facts": _facts(board, taken) if taken is not None else [],
+        "uses": uses,
+        "rows": [_line(board, row, recommendation, low, high) for row in board.rows],
+        "scale": (score(low), score(high)),
+        "board_note": _board_note(board),
+        "hues": hues_of(board.rows),
+        "shapes": [(base, _SHAPES[shape]) for base, shape in shapes_of(board).items()],
+        "pictures": _pictures(board, runs, recommendation, shown),
+        "confusions": _confusions(board, runs, shown),
+        "confusion_caption": _confusion_caption(board, shown),
+        "failures": board.failed_cells(),
+        "measured": _measured(board, runs),
+        "machine": _machine(runs),
+        "settings": _settings(runs),
+    }
+    return environment.from_string(_text("page.html")).render(context)
+
+
+def _text(name: str) -> str:
+    return (_HERE / name).read_text("utf-8")
+
+
+def _date(runs: Sequence[Run]) -> str:
+    """The day on which the last run ended."""
+    ends = [str(run.record.provenance["ended"]) for run in runs if "ended" in run.record.provenance]
+    return max(ends)[:10] if ends else ""
+
+
+def _lede(board: Leaderboard) -> str:
+    about = board.about
+    bases = list(about.bases)
+    models = f"{len(bases)} models ({listed(bases)})" if len(bases) > 1 else f"the model {bases[0]}" if bases else "no model"
+    kind = f"{len(about.labels)} labels" if about.kind == "classification" else "a number for each text"
+    names = {"train": "to learn from", "dev": "to choose checkpoints", about.split: "to rank"}
+    parts = [f"{about.sizes[split]:,} texts {use}".replace(",", "\u202f") for split, use in names.items() if split in about.sizes]
+    parts += [f"{about.sizes[split]:,} of {split}".replace(",", "\u202f") for split in about.ood]
+    return f"{kind[:1].upper()}{kind[1:]}, {models}, {listed(parts)}."
+
+
+def _facts(board: Leaderboard, taken: Row) -> list[tuple[str, str]]:
+    facts = [(score(taken.score.value), f"{metric_name(board.metric)} on {board.about.split}")]
+    there = [(split, one) for split in board.about.ood if (one := taken.on(split)) is not None]
+    facts += [(score(one.value), f"on {split}") for split, one in there[:1]]
+    part = f" ({share(taken.share)})" if taken.trained_parameters else ""
+    facts.append((count(taken.trained_parameters), f"parameters trained{part}"))
+    if taken.fit_seconds:
+        facts.append((duration(taken.fit_seconds), "to fit"))
+    facts.append((size(taken.disk_bytes), "to store"))
+    return facts
+
+
+def _scale(board: Leaderboard) -> tuple[float, float]:
+    """What the bars of the table stand for: from the lowest interval's end to the highest, the baseline aside."""
+    rows = [row for row in board.rows if not row.baseline] or list(board.rows)
+    if not rows:
+        return 0.0, 1.0
+    low, high = min(row.score.low for row in rows), max(row.score.high for row in rows)
+    return (low, high) if high > low else (low - 0.5, high + 0.5)
+
+
+def _bar(row: Row, low: float, high: float) -> tuple[str, str, str] | None:
+    if row.score.value < low or row.score.value > high:
+        return None
+    left, right = max(row.score.low, low), min(row.score.high, high)
+    return tuple(f"{100 * value / (high - low):.2f}" for value in (left - low, right - left, row.score.value - low))  # type: ignore[return-value]
+
+
+def _to_best(row: Row) -> str:
+    """A tip for the row's score."""
+    if row.to_best is None or row.p is None:
+        return ""
+    test = row.to_best
+    return f"{signed(test.difference)} {interval(test.low, test.high)}\nagainst the best, {p_value(row.p)}"
+
+
+def _line(board: Leaderboard, row: Row, recommendation: Recommendation, low: float, high: float) -> _Line:
+    what = " · ".join(part for part in (row.base, row.readout, row.method) if part)
+    if row.failed:
+        what += f" · {len(row.failed)} of {len(row.seeds) + len(row.failed)} seeds failed"
+    elif len(row.seeds) > 1:
+        what += f" · {len(row.seeds)} seeds"
+    return _Line(
+        row=row,
+        hue=hue(row),
+        taken=row.cell == recommendation.cell,
+        best=board.best is not None and row.cell == board.best.cell,
+        tied=row.tied and not row.baseline,
+        what=what,
+        score=score(row.score.value),
+        interval=interval(row.score.low, row.score.high),
+        bar=_bar(row, low, high),
+        to_best=_to_best(row),
+        ood=tuple("–" if (one := row.on(split)) is None else score(one.value) for split in board.about.ood),
+        trained=count(row.trained_parameters),
+        share=share(row.share) if row.trained_parameters else "",
+        fit=duration(row.fit_seconds),
+        predict=duration(row.predict_seconds),
+        memory=size(row.peak_memory),
+        disk=size(row.disk_bytes),
+    )
+
+
+def _board_note(board: Leaderboard) -> str:
+    return (
+        f"Ranked by {metric_name(board.metric)} on {board.about.sizes.get(board.about.split, 0):,} texts of {board.about.split}, "
+        "mean over seeds. Bars are 95 % intervals; a full dot is not significantly worse than the best. "
+        "How costs and intervals are measured is said below."
+    ).replace(",", "\u202f", 1)
+
+
+def _pictures(
+    board: Leaderboard, runs: Sequence[Run], recommendation: Recommendation, shown: Sequence[str]
+) -> list[Picture]:
+    if board.best is None:
+        return []
+    pictures = [
+        parameters_picture(board, recommendation),
+        domains_picture(board, recommendation),
+        curves_picture(board, runs, recommendation),
+    ]
+    if board.about.kind == "regression":
+        pictures += [regression_picture(board, runs, cell, name=f"answers-{number}") for number, cell in enumerate(shown)]
+    return [picture for picture in pictures if picture is not None]
+
+
+def _confusions(board: Leaderboard, runs: Sequence[Run], shown: Sequence[str]) -> list[Confusion]:
+    return [confusion(board, runs, cell) for cell in shown] if board.about.kind == "classification" else []
+
+
+def _confusion_caption(board: Leaderboard, shown: Sequence[str]) -> str:
+    seeds = ", mean over seeds" if any(len(board.row(cell).seeds) > 1 for cell in shown) else ""
+    if len(board.about.labels) > MOST_LABELS:
+        return f"The most frequent mistakes on {board.about.split}: number of texts{seeds}, and their share of the texts with that label."
+    return (
+        f"Rows are true labels, columns are answers on {board.about.split}. The shares of a row add up to 100\u202f%; "
+        f"below them the number of texts{seeds}."
+    )
+
+
+def _measured(board: Leaderboard, runs: Sequence[Run]) -> list[str]:
+    about, name = board.about, metric_name(board.metric)
+    n = about.sizes.get(about.split, 0)
+    lines = [
+        f"The score of a route is the mean of its seeds' {name} on the {n} texts of {about.split}, which no run saw while it was "
+        "trained." if about.split == "test" else f"The score of a route is the mean of its seeds' {name} on the {n} texts of {about.split}.",
+        "Intervals hold 95 % of 1000 bootstrap samples of texts and of seeds. They say how far the score would move with other texts of "
+        "the same kind and with training again.",
+        "“As good” means not significantly worse than the best: a paired bootstrap over the same texts, with Holm's correction for the "
+        f"number of routes, at the level {LEVEL}. The best of several routes on one test set looks a little better than it is.",
+        "The recommended route is, among those as good as the best, one with a small model, of these the one with the fewest trained "
+        "parameters, and of equals the one that trains fastest.",
+        "Fit is the time of training with all that belongs to it; predict the time for all texts of the split that ranks, on the same machine.",
+        "Memory is the largest resident memory of the whole process while the route ran, the model and Python included, sampled 20 times "
+        "a second. Disk is the folder of the saved adapter, without the model.",
+    ]
+    if about.baseline is not None:
+        lines.append(f"The baseline ({about.baseline}) answers without looking at the text. A route that is not better has learned nothing.")
+    if about.reference is not None:
+        known = [row for row in board.rows if row.to_reference is not None]
+        lines += [
+            f"{row.cell} against {about.reference}: {signed(row.to_reference.difference)} "
+            f"{interval(row.to_reference.low, row.to_reference.high)}."
+            for row in known
+            if row.to_reference is not None
+        ]
+    return lines
+
+
+def _machine(runs: Sequence[Run]) -> list[tuple[str, str]]:
+    """What the last run says of its surroundings."""
+    done = [run.record.provenance for run in runs if run.record.provenance]
+    if not done:
+        return []
+    last, found = done[-1], []
+    for key in ("hardware", "versions"):
+        part = last.get(key)
+        if isinstance(part, dict):
+            found += [(str(name), str(value)) for name, value in part.items()]
+    if last.get("revision"):
+        found.append(("revision", str(last["revision"])))
+    return found
+
+
+def _settings(runs: Sequence[Run]) -> list[tuple[str, list[str], str]]:
+    """Cell, what its runs said, and its settings as JSON; one entry a cell, of its first seed."""
+    found: dict[str, tuple[str, list[str], str]] = {}
+    for run in runs:
+        record = run.record
+        if record.cell not in found:
+            notes = list(dict.fromkeys(record.notes))
+            found[record.cell] = (record.cell, notes, json.dumps(record.settings, indent=2, ensure_ascii=False))
+    return list(found.values())
