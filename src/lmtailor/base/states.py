@@ -3,6 +3,7 @@
 Shapes: N rows, T tokens, H features.
 """
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -47,6 +48,7 @@ def captured(model: nn.Module, stack: Stack, layers: Sequence[int]) -> Iterator[
     """Keep the outputs of blocks during one forward.
 
     The hooks stand last, so they see what edits made of the outputs. Where blocks share weights, calls are counted.
+    Of several passes, such as that of a prompt before the input's own, the last one's outputs are kept.
 
     Args:
         model: holds the stack.
@@ -69,7 +71,7 @@ def captured(model: nn.Module, stack: Stack, layers: Sequence[int]) -> Iterator[
         for path, numbers in calls.items():
             if asked.keys().isdisjoint(numbers):
                 continue
-            order = iter(numbers)
+            order = itertools.cycle(numbers)
 
             def keep(module: nn.Module, args: Any, output: Any, order: Iterator[int] = order) -> None:
                 for name in asked.get(next(order), ()):

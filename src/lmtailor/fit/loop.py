@@ -97,7 +97,7 @@ class Loop:
         before = self.progress.seconds
         clock = time.monotonic()
         if self.training.checkpointing:
-            self.base.model.gradient_checkpointing_enable()  # type: ignore[no-untyped-call]
+            self.base.model.activation_checkpointing_enable()
         with torch.random.fork_rng(devices=[]), attach(self.base, self.adapter) as attached:
             try:
                 set_eval(self.base)
@@ -112,7 +112,7 @@ class Loop:
             finally:
                 set_eval(self.base)
                 if self.training.checkpointing:
-                    self.base.model.gradient_checkpointing_disable()  # type: ignore[no-untyped-call]
+                    self.base.model.activation_checkpointing_disable()
         self._tell_end(self.progress.ended)
         kept = self.best if self.best and self.training.keep == "best" else self.parameters
         return self.adapter.with_state({name: tensor.detach() for name, tensor in kept.items()})
