@@ -167,6 +167,20 @@ def test_a_cached_trunk_gives_the_same_losses(readout: Head | Verbalizer) -> Non
     assert runs[0] == pytest.approx(runs[1], rel=1e-4)
 
 
+@pytest.mark.parametrize("family", ["gpt2", "llama", "modernbert", "electra", "t5", "bart"])
+def test_trunks_of_all_kinds_are_cached(family: str) -> None:
+    base = tiny_base(family)
+    at = "decoder.block.[-1].attn.q" if base.kind == "encoder-decoder" else "block.[2:].attn.v"
+    runs = []
+    for cached in (True, False):
+        recorder = Recorder()
+        training = Training(epochs=2, batch_size=8, lr=1e-3, cache_trunk=cached)
+        fit(base, sentiment(24, 8), method=method("lora", at=at), training=training, callbacks=[recorder])
+        runs.append(recorder.losses)
+        assert any("they ran once" in note for note in recorder.notes) == cached
+    assert runs[0] == pytest.approx(runs[1], rel=1e-5)
+
+
 def test_a_cache_that_spills_to_disk_gives_the_same_bits(bert: Base) -> None:
     recorder = Recorder()
     inside = fit(bert, sentiment(), method=method("top_layers", n=1), training=SHORT)

@@ -80,6 +80,11 @@ class Loop:
         self.reading: Reading = self.adapter.reading
         self.train = [self.reading.encode(example) for example in task.split("train").examples]
         self.dev = [self.reading.encode(example) for example in task.split("dev").examples] if "dev" in task.splits else []
+        if training.accumulate % self.accelerator.num_processes:
+            raise InputError(
+                f"{training.accumulate} micro-batches a step cannot be shared by {self.accelerator.num_processes} processes. "
+                "Set training.accumulate to a multiple of their number."
+            )
         self.optimizer = make_optimizer(self.parameters, training)
         self.modules = trained_modules(base, self.adapter.edits)
         self.per_epoch = steps_in(len(self.train), training.batch_size, training.accumulate)
@@ -112,7 +117,7 @@ class Loop:
             finally:
                 set_eval(self.base)
                 if self.training.checkpointing:
-                    self.base.model.activation_checkpointing_disable()
+                    self.base.model.activation_checkpointing_disable()  # type: ignore[no-untyped-call]
         self._tell_end(self.progress.ended)
         kept = self.best if self.best and self.training.keep == "best" else self.parameters
         return self.adapter.with_state({name: tensor.detach() for name, tensor in kept.items()})
@@ -166,6 +171,8 @@ class Loop:
         set_training(self.base, self.modules)
         total, tokens = 0.0, 0
         for number, indices in enumerate(micro):
+            if number % self.accelerator.num_processes != self.accelerator.process_index:
+                continue
             torch.manual_seed(derive(self.seed, "step", step, number))
             scores, batch = source.scores(indices, training=True)
             assert batch.labels_B is not None
@@ -177,12 +184,21 @@ class Loop:
             total += value
             tokens += batch.tokens
         tensors = list(self.parameters.values())
+        if self.accelerator.num_processes > 1:
+            total, tokens = self._share(tensors, total, tokens)
         if self.training.clip is not None:
             self.accelerator.clip_grad_norm_(tensors, self.training.clip)
         set_learning_rate(self.optimizer, learning_rate(step, self.total, self.training))
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return total, tokens
+
+    def _share(self, tensors: list[Tensor], loss: float, tokens: int) -> tuple[float, int]:
+        """Sum gradients, loss and tokens over all processes."""
+        for tensor in tensors:
+            tensor.grad = self.accelerator.reduce(torch.zeros_like(tensor) if tensor.grad is None else tensor.grad, "sum")
+        sums = self.accelerator.reduce(torch.tensor([loss, tokens], dtype=torch.float64, device=self.base.device), "sum")
+        return float(sums[0]), int(sums[1])
 
     def _refuse_nan(self, step: int, value: float) -> None:
         where = "" if self.path is None or not self.path.exists() else f" The checkpoint before it is kept in {self.path.parent}."
@@ -234,7 +250,7 @@ class Loop:
         )
 
     def _save(self) -> None:
-        if self.path is None:
+        if self.path is None or not self.accelerator.is_main_process:
             return
         tensors, numbers = pack_optimizer(self.optimizer)
         save_checkpoint(

@@ -112,7 +112,7 @@ def make_source(
         return whole, f"the trunk is not cached: {need / 1e9:.1f} GB are above training.cache_memory + training.cache_disk"
     source, spilled = _cached(whole, Replay(base, count), lengths, training, folder, progress)
     where = f", {spilled / 1e6:.0f} MB of them on disk" if spilled else ""
-    blocks = len(base.stacks[-1].blocks)
+    blocks = f"{len(base.stacks[0].blocks)} {base.stacks[0].name}".strip()
     return source, f"the first {count} of {blocks} blocks are frozen: they ran once an example ({need / 1e6:.0f} MB kept{where})"
 
 
