@@ -144,7 +144,8 @@ class Entrance:
 
     def _check_room(self, needed: int) -> None:
         room = self.stack.max_positions
-        if room is not None and needed > room + (self.stack.position_offset if self.stack.positions == "ids" else 0):
+        needed -= self.stack.position_offset if self.stack.positions == "ids" else 0
+        if room is not None and needed > room:
             raise InputError(
                 f"Prefix and input need {needed} positions; the model has {room}. Cut the input or take a shorter prefix."
             )
