@@ -18,6 +18,11 @@ def _records(count: int, rng: random.Random) -> list[dict[str, object]]:
     return out
 
 
+def records(count: int, seed: int) -> list[dict[str, object]]:
+    """Rows with a text column named "text"."""
+    return [{"text": row["sentence"], "label": row["label"]} for row in _records(count, random.Random(seed))]
+
+
 def sentiment(train: int = 60, dev: int = 30) -> Task:
     """Two labels told apart by one word."""
     rng = random.Random(0)
