@@ -167,7 +167,8 @@ def _rebuilt(manifest: Manifest, base: Base) -> Adapter:
     try:
         adapter = build_adapter(base, method, readout, manifest.labels, None)
     except (RuntimeError, OverflowError, TypeError) as error:
-        raise AdapterFileError(f"Its settings ask for tensors that are larger than any can be ({error}).") from error
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise AdapterFileError(f"Its settings ask for tensors that are larger than any can be ({first}).") from error
     if sites := set(manifest.sites) ^ {edit.site for edit in adapter.edits}:
         raise AdapterFileError(
             f"Its sites are not those that its method has on this base; they differ in {min(sites)!r}. It was changed by "

@@ -1,0 +1,261 @@
+"""LoRA here and LoRA in PEFT 0.21 give the same logits, whoever wrote the folder."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lmtailor.core.errors import AdapterFileError, UnsupportedError
+from lmtailor.edits.attach import attach
+from lmtailor.methods.lora import LoRA
+from lmtailor.store.export import export
+from lmtailor.store.folder import load_adapter, save_adapter
+from lmtailor.store.tensors import write_tensors
+from tests.parity.loading import QUIET, in_peft, made_by_peft, peft, peft_logits, real
+from tests.store.adapters import assert_close, assert_same_state, logits, moved_adapter
+from tests.tiny import tiny_base, tiny_inputs
+
+pytestmark = QUIET
+
+PLAIN = LoRA(rank=3, alpha=4.0)
+MIXED = LoRA(rank=3, alpha=4.0, at="block.*.attn.{q,v}, block.[1:].ffn.down, block.0.attn.o")
+STABLE = LoRA(rank=3, alpha=2.5, rslora=True)
+
+OURS: list[tuple[str, LoRA]] = [
+    *((key, PLAIN) for key in ("gpt2", "llama", "bert", "t5", "phi3", "gpt_neox", "modernbert", "bart", "opt")),
+    *((key, MIXED) for key in ("gpt2", "llama", "bert", "t5", "phi3", "modernbert")),
+    *((key, STABLE) for key in ("gpt2", "llama")),
+    ("llama", LoRA(rank=2, alpha=2.0, at="lm_head")),
+    ("t5", LoRA(rank=2, alpha=2.0, at="decoder.block.*.{attn,cross}.*")),
+    ("gpt2", LoRA(rank=2, alpha=2.0, at="block.*.attn.{q,qkv}")),
+]
+
+
+@pytest.mark.parametrize(("key", "method"), OURS, ids=lambda value: value if isinstance(value, str) else f"{value.at}")
+def test_ours_in_peft(tmp_path: Path, key: str, method: LoRA) -> None:
+    base = tiny_base(key)
+    adapter = moved_adapter(base, method)
+    save_adapter(adapter, tmp_path)
+    inputs = tiny_inputs(base)
+    own = logits(base, adapter, inputs)
+    assert_close(real(peft_logits(in_peft(base, tmp_path), inputs, own), inputs), real(own, inputs))
+    with torch.no_grad():  # the adapter does something
+        assert (base.model(**inputs).logits - own).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("key", ["llama", "gpt2", "t5"])
+def test_ours_generates_the_same_in_peft(tmp_path: Path, key: str) -> None:
+    base = tiny_base(key)
+    adapter = moved_adapter(base, PLAIN)
+    save_adapter(adapter, tmp_path)
+    inputs = {name: value[:1] for name, value in tiny_inputs(base).items() if name != "decoder_input_ids"}
+    how: dict[str, Any] = dict(max_new_tokens=6, min_new_tokens=6, do_sample=False, num_beams=2)
+    with torch.no_grad():
+        theirs = in_peft(base, tmp_path).generate(**inputs, **how)
+        with attach(base, adapter):
+            ours = base.model.generate(**inputs, **how)
+    assert torch.equal(ours, theirs)
+
+
+def test_a_headless_base(tmp_path: Path) -> None:
+    base = tiny_base("bert", head=False)
+    adapter = moved_adapter(base, PLAIN)
+    save_adapter(adapter, tmp_path)
+    inputs = tiny_inputs(base)
+    with torch.no_grad():
+        theirs = in_peft(base, tmp_path)(**inputs).last_hidden_state
+        with attach(base, adapter):
+            ours = base.model(**inputs).last_hidden_state
+    assert_close(real(theirs, inputs), real(ours, inputs))
+
+
+def test_the_configuration(tmp_path: Path) -> None:
+    base = tiny_base("llama")
+    save_adapter(moved_adapter(base, LoRA(rank=3, alpha=4.0, dropout=0.25, rslora=True)), tmp_path)
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    wanted = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": "tiny-llama",
+        "revision": None,
+        "inference_mode": True,
+        "peft_version": "0.21.2",
+        "modules_to_save": None,
+        "r": 3,
+        "lora_alpha": 4,
+        "use_rslora": True,
+        "lora_dropout": 0.25,
+        "bias": "none",
+        "fan_in_fan_out": False,
+    }
+    assert {key: config[key] for key in wanted} == wanted
+    assert config["target_modules"] == [f"model.layers.{i}.self_attn.{part}_proj" for i in range(4) for part in "qv"]
+    assert set(config) <= set(peft.LoraConfig().to_dict())  # PEFT warns of a key that it does not know, and drops it
+
+
+def test_fused_parts_become_one_block(tmp_path: Path) -> None:
+    base = tiny_base("gpt2")
+    save_adapter(moved_adapter(base, LoRA(rank=3, alpha=4.0, rslora=True)), tmp_path)
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert (config["r"], config["use_rslora"], config["fan_in_fan_out"]) == (6, False, True)
+    assert config["lora_alpha"] == pytest.approx(6 * 4.0 / 3**0.5)
+    assert config["target_modules"] == [f"transformer.h.{i}.attn.c_attn" for i in range(4)]
+
+
+THEIRS: list[tuple[str, dict[str, Any]]] = [
+    ("llama", dict(target_modules=["q_proj", "v_proj"])),
+    ("llama", dict(target_modules="all-linear")),
+    ("llama", dict(target_modules=r".*\.[12]\..*(gate|up)_proj")),
+    ("llama", dict(target_modules=["down_proj"], layers_to_transform=[1, 3])),
+    ("llama", dict(target_modules=["o_proj"], layers_to_transform=2, layers_pattern="layers")),
+    ("llama", dict(target_modules=["o_proj"], exclude_modules=["layers.1.self_attn.o_proj"], use_rslora=True)),
+    ("llama", dict(target_modules=["lm_head", "k_proj"], init_lora_weights="gaussian")),
+    ("gpt2", dict(target_modules=["c_attn"], fan_in_fan_out=True)),
+    ("gpt2", dict(target_modules=["c_proj", "c_fc"], fan_in_fan_out=True)),
+    ("bert", dict(target_modules=["query", "value", "output.dense"])),
+    ("t5", dict(target_modules=["q", "v", "wo"])),
+    ("phi3", dict(target_modules=["qkv_proj", "gate_up_proj"])),
+    ("gpt_neox", dict(target_modules=["query_key_value"])),
+    ("modernbert", dict(target_modules=["Wqkv"])),
+]
+
+
+@pytest.mark.parametrize(("key", "settings"), THEIRS, ids=lambda value: value if isinstance(value, str) else str(value["target_modules"]))
+def test_theirs_here(tmp_path: Path, key: str, settings: dict[str, Any]) -> None:
+    base = tiny_base(key)
+    adapted = made_by_peft(base, peft.LoraConfig(r=3, lora_alpha=4, lora_dropout=0.1, **settings), tmp_path)
+    adapter = load_adapter(tmp_path, base)
+    assert isinstance(adapter.method, LoRA)
+    assert (adapter.method.rank, adapter.method.alpha, adapter.method.dropout) == (3, 4.0, 0.1)
+    inputs = tiny_inputs(base)
+    own = logits(base, adapter, inputs)
+    assert_close(real(own, inputs), real(peft_logits(adapted, inputs, own), inputs))
+    # and once around: what was read is written, and read again
+    save_adapter(adapter, tmp_path / "again")
+    assert_same_state(load_adapter(tmp_path / "again", base), adapter)
+
+
+@pytest.mark.parametrize("key", ["llama", "gpt2", "bert", "t5"])
+def test_an_export_is_read_back_as_what_it_does(tmp_path: Path, key: str) -> None:
+    base = tiny_base(key)
+    adapter = moved_adapter(base, MIXED)
+    export(adapter, tmp_path / "x", format="peft")
+    assert {path.name for path in (tmp_path / "x").iterdir()} == {"adapter_config.json", "adapter_model.safetensors", "README.md"}
+    inputs = tiny_inputs(base)
+    assert_close(logits(base, load_adapter(tmp_path / "x", base), inputs), logits(base, adapter, inputs))
+
+
+def test_half_precision_is_read(tmp_path: Path) -> None:
+    base = tiny_base("llama")
+    made_by_peft(base, peft.LoraConfig(r=2, target_modules=["q_proj"]), tmp_path)
+    header = load_adapter(tmp_path, base).edits.state()
+    names = {f"base_model.model.model.layers.{i}.self_attn.q_proj.lora_{x}.weight": f"block.{i}.attn.q.{y}" for i in range(4) for x, y in (("A", "a_KI"), ("B", "b_OK"))}
+    write_tensors(tmp_path / "adapter_model.safetensors", {name: header[own].bfloat16() for name, own in names.items()})
+    loaded = load_adapter(tmp_path, base)
+    assert all(tensor.dtype == torch.float32 for tensor in loaded.state.values())
+    assert torch.equal(loaded.state["block.2.attn.q.a_KI"], header["block.2.attn.q.a_KI"].bfloat16().float())
+
+
+def test_a_folder_of_the_headless_class_fits_the_model_with_head(tmp_path: Path) -> None:
+    adapted = made_by_peft(tiny_base("bert", head=False), peft.LoraConfig(r=2, target_modules=["query"]), tmp_path)
+    base = tiny_base("bert")
+    adapter = load_adapter(tmp_path, base)
+    inputs = tiny_inputs(base)
+    trunk = tiny_base("bert", head=False)
+    with torch.no_grad():
+        theirs = adapted(**inputs).last_hidden_state
+        with attach(trunk, adapter):
+            ours = trunk.model(**inputs).last_hidden_state
+    assert_close(real(ours, inputs), real(theirs, inputs))
+
+
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    (dict(use_dora=True), "use_dora"),
+    (dict(bias="all"), "bias"),
+    (dict(lora_bias=True), "lora_bias"),
+    (dict(rank_pattern={"q_proj": 4}), "rank_pattern"),
+    (dict(alpha_pattern={"q_proj": 4}), "alpha_pattern"),
+    (dict(modules_to_save=["lm_head"]), "modules_to_save"),
+    (dict(trainable_token_indices=[1, 2]), "trainable_token_indices"),
+    (dict(target_parameters=["x"]), "target_parameters"),
+    (dict(layer_replication=[[0, 2]]), "layer_replication"),
+    (dict(init_lora_weights="pissa"), "init_lora_weights"),
+    (dict(init_lora_weights=1), "init_lora_weights"),
+    (dict(a_new_key=1), "a_new_key"),
+    (dict(use_dorra=False), "use_dorra"),
+    (dict(peft_type="IA3"), "peft_type IA3"),
+    (dict(peft_type=["LORA"]), "peft_type"),
+    (dict(task_type="TOKEN_CLS"), "task_type is TOKEN_CLS"),
+    (dict(r=4), "has the shape"),
+    (dict(r=10**9), "has the shape"),
+    (dict(r="2"), "r must be a positive integer"),
+    (dict(lora_alpha="x"), "lora_alpha must be a number"),
+    (dict(use_rslora="yes"), "use_rslora must be true or false"),
+    (dict(target_modules=None), "target_modules names no modules"),
+    (dict(target_modules=["k_proj"]), "which target_modules does not name"),
+    (dict(target_modules={"q_proj": 1}), "target_modules must be a list"),
+    (dict(exclude_modules=["q_proj"]), "exclude_modules leaves out"),
+    (dict(layers_to_transform=[0]), "layers_to_transform leaves out"),
+    (dict(layers_to_transform=[0, 1, 2, 3], layers_pattern="(a+)+"), "patterns are not run"),
+    (dict(lora_dropout=2.0), "dropout is 2.0"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), REFUSED, ids=[str(one[0])[:40] for one in REFUSED])
+def test_what_cannot_be_represented_is_named(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    base = tiny_base("llama")
+    made_by_peft(base, peft.LoraConfig(r=2, target_modules=["q_proj"]), tmp_path)
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    (tmp_path / "adapter_config.json").write_text(json.dumps({**config, **change}))
+    with pytest.raises(AdapterFileError, match=message) as caught:
+        load_adapter(tmp_path, base)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_hostile_pattern_is_not_run(tmp_path: Path) -> None:
+    base = tiny_base("llama")
+    made_by_peft(base, peft.LoraConfig(r=2, target_modules=["q_proj"]), tmp_path)
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    config["target_modules"] = r"(([a-z0-9_.])+)+!"  # for ever on any path
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    assert len(load_adapter(tmp_path, base).edits) == 4
+
+
+def test_dora_and_other_tensors_are_refused_even_if_the_configuration_is_silent(tmp_path: Path) -> None:
+    base = tiny_base("llama")
+    made_by_peft(base, peft.LoraConfig(r=2, target_modules=["q_proj"], use_dora=True), tmp_path)
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    config["use_dora"] = False
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    with pytest.raises(AdapterFileError, match="lora_magnitude_vector"):
+        load_adapter(tmp_path, base)
+
+
+def test_another_bases_folder(tmp_path: Path) -> None:
+    made_by_peft(tiny_base("llama"), peft.LoraConfig(r=2, target_modules=["q_proj"]), tmp_path)
+    with pytest.raises(AdapterFileError, match="is no projection of this base"):
+        load_adapter(tmp_path, tiny_base("gpt2"))
+    with pytest.raises(AdapterFileError, match="has the shape"):
+        load_adapter(tmp_path, tiny_base("llama", hidden_size=24))
+
+
+def test_shared_weights_are_refused(tmp_path: Path) -> None:
+    base = tiny_base("albert")
+    with pytest.raises(UnsupportedError, match="calls 2 times in a forward"):
+        export(moved_adapter(base, PLAIN), tmp_path / "x", format="peft")
+    made_by_peft(base, peft.LoraConfig(r=2, target_modules=["query"]), tmp_path / "y")
+    with pytest.raises(AdapterFileError, match="called 2 times in a forward"):
+        load_adapter(tmp_path / "y", base)
+
+
+def test_names_that_peft_would_match_twice_are_refused(tmp_path: Path) -> None:
+    base = tiny_base("bert", head=False)
+    base.model.add_module("copy", torch.nn.Module())
+    base.model.get_submodule("copy").add_module("encoder", base.model.get_submodule("encoder"))
+    adapter = moved_adapter(base, PLAIN)
+    with pytest.raises(UnsupportedError, match="PEFT would also adapt 'copy.encoder.layer.0"):
+        export(adapter, tmp_path / "x", format="peft")
+    save_adapter(adapter, tmp_path / "y")
+    assert (tmp_path / "y" / "adapter.safetensors").exists()
