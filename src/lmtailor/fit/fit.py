@@ -73,16 +73,20 @@ def fit(  # noqa: PLR0913 - the one door of fitting; every argument is one of it
             f"The task {task.name} has no train split, so nothing can be fitted. Use evaluate for zero-shot readouts."
         )
     settings = _settings(base, task, method, readout, objective, training, seed)
-    digest = settings_hash(settings)
     folder = None if out is None else Path(out)
-    if folder is not None and (done := _existing(folder, base, digest, overwrite=overwrite)) is not None:
+    if folder is not None and (done := _existing(folder, base, settings_hash(settings), overwrite=overwrite)) is not None:
         return done
-    begun = now()
     start = new_adapter(base, method=method, readout=readout, task=task, seed=seed)
-    state = None if folder is None else checkpoint_folder(folder) / "state.safetensors"
     job = Job(base=base, task=task, start=start, objective=objective, training=training, seed=seed)
-    loop = Loop(job, here(digest, versions()), state, tuple(callbacks))
-    adapter = _finished(loop.run(), method)
+    return _run(job, settings, folder, tuple(callbacks))
+
+
+def _run(job: Job, settings: dict[str, Any], folder: Path | None, callbacks: tuple[Callback, ...]) -> Adapter:
+    begun, digest = now(), settings_hash(settings)
+    state = None if folder is None else checkpoint_folder(folder) / "state.safetensors"
+    loop = Loop(job, here(digest, versions()), state, callbacks)
+    adapter = _finished(loop.run(), job.start.method)
+    base, task = job.base, job.task
     scores = {"dev": measure(task, predict_examples(base, adapter, task.split("dev").examples))} if "dev" in task.splits else {}
     provenance = {
         "settings": settings,
