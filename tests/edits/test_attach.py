@@ -189,10 +189,3 @@ def test_a_state_edit_at_a_site_of_another_kind_raises(base: Base) -> None:
 def test_the_model_needs_an_input(base: Base) -> None:
     with attach(base, wear(base, "lora")), pytest.raises(InputError, match="without input_ids"):
         base.model()
-
-
-def test_reading_needs_readouts(base: Base) -> None:
-    with attach(base, [wear(base, "lora")], [None, 0]) as attached, pytest.raises(InputError, match="no adapter"):
-        attached.read(None)  # type: ignore[arg-type]
-    with attach(base, wear(base, "lora")) as attached, pytest.raises(InputError, match="has no readout"):
-        attached.read(None)  # type: ignore[arg-type]
