@@ -45,12 +45,15 @@ DEMO = (
 )
 
 
-def demo_about(cells: Sequence[Cell] = DEMO, *, n: int = 1500, labels: Sequence[str] = ("negative", "neutral", "positive")) -> About:
+def demo_about(
+    cells: Sequence[Cell] = DEMO, *, n: int = 1500, labels: Sequence[str] = ("negative", "neutral", "positive")
+) -> About:
     """A comparison of these cells."""
     baseline = next((cell.name for cell in cells if cell.readout == "majority"), None)
     return About(
         task="tweets",
         kind="classification",
+        text=("text",),
         labels=tuple(labels),
         metrics=("macro_f1", "accuracy"),
         split="test",
@@ -92,10 +95,16 @@ def demo_runs(about: About, cells: Sequence[Cell] = DEMO, *, failed: Sequence[tu
             if (cell.name, seed) in reasons:
                 runs.append(Run(record=replace(record, status="failed", reason=reasons[cell.name, seed], adapter=None)))
                 continue
-            answers = {split: _answers(about, cell, split, reference, seed=100 * number + seed) for split, reference in truth.items()}
+            answers = {
+                split: _answers(about, cell, split, reference, seed=100 * number + seed) for split, reference in truth.items()
+            }
             scores = {
                 split: evaluate_predictions(
-                    about.metrics, one.predicted, one.reference, kind="classification", labels=about.labels,
+                    about.metrics,
+                    one.predicted,
+                    one.reference,
+                    kind="classification",
+                    labels=about.labels,
                     resamples=50,
                 )
                 for split, one in answers.items()

@@ -15,7 +15,8 @@ class Commands:
     cell: str
     seed: int
     """Of the adapter: the one with the highest score on dev, where that was measured."""
-    shell: tuple[str, ...]
+    lines: tuple[str, ...]
+    """For a shell: one text, and many."""
     python: str
 
 
@@ -41,7 +42,7 @@ def commands(board: Leaderboard, runs: Sequence[Run], cell: str, folder: Path, e
     return Commands(
         cell=cell,
         seed=best.record.seed,
-        shell=(
+        lines=(
             f"lmtailor predict {shlex.quote(base)} {shlex.quote(adapter)} {texts}",
             f"lmtailor predict {shlex.quote(base)} {shlex.quote(adapter)} < texts.txt > answers.jsonl",
         ),

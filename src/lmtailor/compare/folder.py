@@ -33,8 +33,8 @@ from lmtailor.core.settings import from_mapping, to_mapping
 from lmtailor.tasks.example import TaskKind
 from lmtailor.tasks.metrics import Scores
 
-Numbers = NDArray[np.int64] | NDArray[np.float64]
-"""Label indices, or in regression values."""
+Numbers = NDArray[Any]
+"""Label indices (integers), or in regression values."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -53,6 +53,8 @@ class About:
 
     task: str
     kind: TaskKind
+    text: tuple[str, ...]
+    """The text columns."""
     labels: tuple[str, ...]
     metrics: tuple[str, ...]
     """The first one ranks."""
@@ -154,6 +156,10 @@ class Folder:
         """Keep what is compared."""
         write_text(self.path / "comparison.json", json.dumps(to_mapping(about), indent=1, ensure_ascii=False))
 
+    def runs(self, about: About) -> list[RunFolder]:
+        """The folders of all runs of these cells that began."""
+        return [RunFolder(path) for cell in about.cells for path in sorted((self.path / "runs" / slug(cell)).glob("seed-*"))]
+
     def about(self) -> About:
         """What is compared.
 
@@ -163,7 +169,9 @@ class Folder:
         path = self.path / "comparison.json"
         found = _read_json(path)
         if not isinstance(found, dict):
-            raise InputError(f"{self.path} holds no comparison: there is no readable comparison.json. Run `lmtailor compare` first.")
+            raise InputError(
+                f"{self.path} holds no comparison: there is no readable comparison.json. Run `lmtailor compare` first."
+            )
         return from_mapping(About, found, source=str(path))
 
 

@@ -175,10 +175,7 @@ def make_leaderboard(about: About, runs: Sequence[Run], *, resamples: int = 1000
 def _row(about: About, runs: list[Run], failed: list[int], resamples: int) -> Row:
     runs = sorted(runs, key=lambda run: run.record.seed)
     first = runs[0].record
-    scores = {
-        split: mean_scores(about.metrics, *_stacked(runs, split), resamples=resamples)
-        for split in runs[0].answers
-    }
+    scores = {split: mean_scores(about.metrics, *_stacked(runs, split), resamples=resamples) for split in runs[0].answers}
     metric, split = about.metrics[0], about.split
     records = [run.record for run in runs]
     return Row(
@@ -189,9 +186,7 @@ def _row(about: About, runs: list[Run], failed: list[int], resamples: int) -> Ro
         seeds=tuple(record.seed for record in records),
         failed=tuple(sorted(failed)),
         score=scores[split][metric],
-        by_seed=tuple(
-            get_metric(metric).value(run.answers[split].predicted, run.answers[split].reference) for run in runs
-        ),
+        by_seed=tuple(record.scores[split][metric].value for record in records),
         scores=scores,
         touches=first.touches,
         baseline=first.cell == about.baseline,

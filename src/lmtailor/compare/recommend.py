@@ -59,7 +59,8 @@ def beats_baseline(board: Leaderboard, row: Row) -> bool:
 
 
 def _useless(board: Leaderboard, best: Row) -> str:
-    assert board.baseline is not None and best.to_baseline is not None
+    assert board.baseline is not None
+    assert best.to_baseline is not None
     return (
         f"Nothing is significantly better than always giving the same answer ({metric_name(board.metric)} "
         f"{score(board.baseline.score.value)}). The best, {best.cell}, differs from it by {signed(best.to_baseline.difference)} "
@@ -71,7 +72,8 @@ def _reason(board: Leaderboard, best: Row, chosen: Row, candidates: list[Row]) -
     name = metric_name(board.metric)
     has = f"{name} {score(chosen.score.value)} {interval(chosen.score.low, chosen.score.high)}"
     if chosen is not best:
-        assert chosen.to_best is not None and chosen.p is not None
+        assert chosen.to_best is not None
+        assert chosen.p is not None
         return (
             f"It is the cheapest route that is not significantly worse than the best: {has}, against {score(best.score.value)} "
             f"of {best.cell}. The difference of {signed(chosen.to_best.difference)} "
@@ -83,7 +85,9 @@ def _reason(board: Leaderboard, best: Row, chosen: Row, candidates: list[Row]) -
         return f"It has the highest score of all routes, {has}, and {rest}. {_costs(chosen)}"
     ties = listed([row.cell for row in others[:3]] + ([f"{len(others) - 3} more"] if len(others) > 3 else []))
     verb = "is" if len(others) == 1 else "are"
-    return f"It has the highest score of all routes, {has}. {ties} {verb} as good within chance, but not cheaper. {_costs(chosen)}"
+    return (
+        f"It has the highest score of all routes, {has}. {ties} {verb} as good within chance, but not cheaper. {_costs(chosen)}"
+    )
 
 
 def _costs(row: Row) -> str:
@@ -125,7 +129,8 @@ def _warnings(board: Leaderboard) -> Iterator[str]:
     best = board.best
     if best is not None and n < SMALL:
         half = (best.score.high - best.score.low) / 2
-        yield f"Only {n} examples rank the routes: the best one's score is known to ±{score(half)}, and small differences stay hidden."
+        known = f"the best one's score is known to ±{score(half)}, and small differences stay hidden"
+        yield f"Only {n} examples rank the routes: {known}."
     trained = [row for row in board.rows if row.trained_parameters]
     if trained and all(len(row.seeds) == 1 for row in trained):
         yield "Every route was trained once, so the intervals do not say how much another seed would change."
@@ -133,7 +138,8 @@ def _warnings(board: Leaderboard) -> Iterator[str]:
         if best is not None and one.winner is not None and one.winner.p < LEVEL and one.winner.difference < 0:
             ahead = board.row(one.cell)
             there, here = ahead.on(one.split), best.on(one.split)
-            assert there is not None and here is not None
+            assert there is not None
+            assert here is not None
             yield (
                 f"On {one.split} the order is another: {one.cell} reaches {score(there.value)} and the winner {best.cell} "
                 f"{score(here.value)}, a difference of {signed(one.winner.difference)} "
@@ -151,7 +157,8 @@ def _remarks(board: Leaderboard) -> Iterator[str]:
         verb = "was" if len(weak) == 1 else "were"
         yield f"{listed(weak)} {verb} trained and not significantly better than always giving the same answer."
     elif board.baseline is not None and any(row.trained_parameters for row in board.rows):
-        yield f"Every trained route is significantly better than always giving the same answer ({name} {score(board.baseline.score.value)})."
+        worth = f"{name} {score(board.baseline.score.value)}"
+        yield f"Every trained route is significantly better than always giving the same answer ({worth})."
 
 
 def _untrained(board: Leaderboard, row: Row, best: Row, name: str) -> str:

@@ -49,6 +49,8 @@ class RunRecord:
     """Where the method acts, without repetition."""
     trained_parameters: int = 0
     base_parameters: int = 0
+    seconds: float = 0.0
+    """All that the run took when it ended, what an earlier call spent on it aside."""
     fit_seconds: float = 0.0
     """Training and what belongs to it: encoding, caching, evaluations on dev. 0 if nothing is trained."""
     predict_seconds: float = 0.0

@@ -43,8 +43,7 @@ def _parts(board: Leaderboard, recommendation: Recommendation, width: int) -> Re
     if recommendation.cell is not None:
         parts.append(Text.assemble("Recommended: ", (recommendation.cell, "bold green")))
     parts.append(Text(recommendation.reason))
-    for warning in recommendation.warnings:
-        parts.append(Padding(Text.assemble(("Mind: ", "bold yellow"), warning), (1, 0, 0, 0)))
+    parts += [Padding(Text.assemble(("Mind: ", "bold yellow"), text), (1, 0, 0, 0)) for text in recommendation.warnings]
     if recommendation.remarks:
         parts.append(Text())
         parts.extend(Text(f"· {remark}") for remark in recommendation.remarks)

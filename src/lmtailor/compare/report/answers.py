@@ -22,7 +22,6 @@ class Cell:
     """Of the texts with the true label, from 0 to 1."""
     count: float
     """Mean over seeds."""
-    right: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +61,7 @@ def confusion(board: Leaderboard, runs: Sequence[Run], cell: str) -> Confusion:
         Line(
             label=label,
             n=round(n_C[i]),
-            cells=tuple(Cell(share=float(shares_CC[i, j]), count=float(counts_CC[i, j]), right=i == j) for j in range(len(labels))),
+            cells=tuple(Cell(share=float(shares_CC[i, j]), count=float(counts_CC[i, j])) for j in range(len(labels))),
         )
         for i, label in enumerate(labels)
     ]
@@ -80,13 +79,15 @@ def regression_picture(board: Leaderboard, runs: Sequence[Run], cell: str, *, na
     """Predictions of a cell's first seed against the truth."""
     run = next(run for run in runs if run.record.cell == cell and run.record.status == "done")
     answers = run.answers[board.about.split]
-    n = len(answers.reference)
+    truth_N, predicted_N = answers.reference.tolist(), answers.predicted.tolist()
+    n = len(truth_N)
     return make_picture(
         name,
         title=f"What {cell} answers",
         alt=f"Predicted against true values of {count(n)} texts by {cell}.",
-        caption=f"Each point is one of {n} texts of {board.about.split}, seed {run.record.seed}. On the line, the prediction is right.",
-        draw=lambda width: _scatter(answers.reference.astype(float).tolist(), answers.predicted.astype(float).tolist(), width),
+        caption=f"Each point is one of {n} texts of {board.about.split}, seed {run.record.seed}. "
+        "On the line, the prediction is right.",
+        draw=lambda width: _scatter(truth_N, predicted_N, width),
     )
 
 

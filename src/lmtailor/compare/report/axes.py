@@ -12,7 +12,9 @@ _NEAR = 0.35
 """The baseline is drawn if it is no further from the scores than this; else it would press all of them together."""
 
 
-def score_axis(canvas: Canvas, values: Sequence[float], board: Leaderboard, *, axis: Literal["x", "y"], baseline: bool = True) -> None:
+def score_axis(
+    canvas: Canvas, values: Sequence[float], board: Leaderboard, *, axis: Literal["x", "y"], baseline: bool = True
+) -> None:
     """Limits, ticks, grid, and the baseline as a line of its own.
 
     Args:

@@ -11,6 +11,7 @@ import warnings
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib as mpl
 from markupsafe import Markup
@@ -57,7 +58,8 @@ class Canvas:
         """Make a figure with one axes.
 
         Args:
-            width, height: of the drawing.
+            width: of the drawing.
+            height: of the drawing.
             margins: left, right, bottom, top of the axes.
         """
         left, right, bottom, top = margins
@@ -104,9 +106,7 @@ class Canvas:
         return Markup(text)  # noqa: S704 - Matplotlib and ElementTree escaped every text in it
 
 
-def make_picture(
-    name: str, *, title: str, alt: str, caption: str, draw: Callable[[int], Canvas]
-) -> Picture:
+def make_picture(name: str, *, title: str, alt: str, caption: str, draw: Callable[[int], Canvas]) -> Picture:
     """Draw a picture for wide and for narrow screens.
 
     Args:
@@ -116,7 +116,7 @@ def make_picture(
         caption: how to read it.
         draw: makes the drawing of a width.
     """
-    style = {
+    style: dict[Any, Any] = {
         "svg.fonttype": "none",
         "svg.hashsalt": name,
         "text.parse_math": False,

@@ -131,7 +131,7 @@ def _names(canvas: Canvas, curves: Sequence[_Curve], recommendation: Recommendat
     right = box.x1 + 14
     for curve, end, height in zip(curves, ends, heights, strict=True):
         ink = colour(f"hue-{hue(curve.row).key}")
-        path = to_data.transform([end + (6, 0), (right - 4, height)])
+        path = to_data.transform([(end[0] + 6, end[1]), (right - 4, height)])
         axes.plot(path[:, 0], path[:, 1], color=ink, linewidth=0.8, alpha=0.6, clip_on=False, zorder=2)
         axes.annotate(
             clean(_fitting(curve.row.cell, 17 if size < 12 else 20)),

@@ -85,7 +85,16 @@ def _legend(canvas: Canvas, board: Leaderboard, size: float) -> None:
     sets = [("o", board.about.split, colour("muted"))]
     sets += [(_MARKERS[i % len(_MARKERS)], split, colour("paper")) for i, split in enumerate(board.about.ood)]
     handles = [
-        Line2D([], [], marker=marker, linestyle="", markersize=7, markerfacecolor=fill, markeredgecolor=colour("muted"), label=clean(_fitting(name)))
+        Line2D(
+            [],
+            [],
+            marker=marker,
+            linestyle="",
+            markersize=7,
+            markerfacecolor=fill,
+            markeredgecolor=colour("muted"),
+            label=clean(_fitting(name)),
+        )
         for marker, name, fill in sets
     ]
     legend = canvas.figure.legend(

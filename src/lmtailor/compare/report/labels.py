@@ -72,7 +72,8 @@ def spread(values: Sequence[float], gap: float, low: float, high: float) -> list
     Args:
         values: the wanted heights.
         gap: the least distance.
-        low, high: bounds; if they hold too little, the gap shrinks.
+        low: lower bound.
+        high: upper bound; if there is too little room, the gap shrinks.
     """
     if len(values) < 2:
         return [min(max(value, low), high) for value in values]

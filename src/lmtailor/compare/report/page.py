@@ -203,9 +203,7 @@ def _board_note(board: Leaderboard) -> str:
     ).replace(",", "\u202f", 1)
 
 
-def _pictures(
-    board: Leaderboard, runs: Sequence[Run], recommendation: Recommendation, shown: Sequence[str]
-) -> list[Picture]:
+def _pictures(board: Leaderboard, runs: Sequence[Run], recommendation: Recommendation, shown: Sequence[str]) -> list[Picture]:
     if board.best is None:
         return []
     pictures = [
@@ -225,7 +223,7 @@ def _confusions(board: Leaderboard, runs: Sequence[Run], shown: Sequence[str]) -
 def _confusion_caption(board: Leaderboard, shown: Sequence[str]) -> str:
     seeds = ", mean over seeds" if any(len(board.row(cell).seeds) > 1 for cell in shown) else ""
     if len(board.about.labels) > MOST_LABELS:
-        return f"The most frequent mistakes on {board.about.split}: number of texts{seeds}, and their share of the texts with that label."
+        return f"The most frequent mistakes on {board.about.split}: texts{seeds}, and their share of the texts with that label."
     return (
         f"Rows are true labels, columns are answers on {board.about.split}. The shares of a row add up to 100\u202f%; "
         f"below them the number of texts{seeds}."
@@ -235,21 +233,25 @@ def _confusion_caption(board: Leaderboard, shown: Sequence[str]) -> str:
 def _measured(board: Leaderboard, runs: Sequence[Run]) -> list[str]:
     about, name = board.about, metric_name(board.metric)
     n = about.sizes.get(about.split, 0)
+    unseen = ", which no run saw while it was trained" if about.split == "test" else ""
     lines = [
-        f"The score of a route is the mean of its seeds' {name} on the {n} texts of {about.split}, which no run saw while it was "
-        "trained." if about.split == "test" else f"The score of a route is the mean of its seeds' {name} on the {n} texts of {about.split}.",
-        "Intervals hold 95 % of 1000 bootstrap samples of texts and of seeds. They say how far the score would move with other texts of "
-        "the same kind and with training again.",
-        "“As good” means not significantly worse than the best: a paired bootstrap over the same texts, with Holm's correction for the "
-        f"number of routes, at the level {LEVEL}. The best of several routes on one test set looks a little better than it is.",
-        "The recommended route is, among those as good as the best, one with a small model, of these the one with the fewest trained "
-        "parameters, and of equals the one that trains fastest.",
-        "Fit is the time of training with all that belongs to it; predict the time for all texts of the split that ranks, on the same machine.",
-        "Memory is the largest resident memory of the whole process while the route ran, the model and Python included, sampled 20 times "
-        "a second. Disk is the folder of the saved adapter, without the model.",
+        f"The score of a route is the mean of its seeds' {name} on the {n} texts of {about.split}{unseen}.",
+        "Intervals hold 95 % of 1000 bootstrap samples of texts and of seeds. They say how far the score would move with other "
+        "texts of the same kind and with training again.",
+        "“As good” means not significantly worse than the best: a paired bootstrap over the same texts, with Holm's correction "
+        f"for the number of routes, at the level {LEVEL}. The best of several routes on one test set looks a little better than "
+        "it is.",
+        "The recommended route is, among those as good as the best, one with a small model, of these the one with the fewest "
+        "trained parameters, and of equals the one that trains fastest.",
+        "Fit is the time of training with all that belongs to it; predict the time for all texts of the split that ranks, on "
+        "the same machine.",
+        "Memory is the largest resident memory of the whole process while the route ran, the model and Python included, sampled "
+        "20 times a second. Disk is the folder of the saved adapter, without the model.",
     ]
     if about.baseline is not None:
-        lines.append(f"The baseline ({about.baseline}) answers without looking at the text. A route that is not better has learned nothing.")
+        lines.append(
+            f"The baseline ({about.baseline}) answers without looking at the text; a route that is not better learned nothing."
+        )
     if about.reference is not None:
         known = [row for row in board.rows if row.to_reference is not None]
         lines += [

@@ -25,8 +25,8 @@ def parameters_picture(board: Leaderboard, recommendation: Recommendation) -> Pi
         "parameters",
         title="What does a parameter buy?",
         alt=alt + ".",
-        caption=f"{name[:1].upper()}{name[1:]} on {board.about.split} against the number of trained parameters. Lines are 95 % intervals. "
-        "Filled: not significantly worse than the best.",
+        caption=f"{name[:1].upper()}{name[1:]} on {board.about.split} against the number of trained parameters. "
+        "Lines are 95 % intervals. Filled: not significantly worse than the best.",
         draw=lambda width: _draw(board, recommendation, width),
     )
 

@@ -1,0 +1,262 @@
+"""`compare`: from a base, a task and a plan to a leaderboard, a recommendation and a report."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import pandas as pd
+from rich.console import Console
+
+from lmtailor.base.base import Base
+from lmtailor.base.load import load_base
+from lmtailor.compare.cell import Runner, run_cell
+from lmtailor.compare.commands import Commands, commands
+from lmtailor.compare.default_plan import default_plan
+from lmtailor.compare.folder import About, Folder
+from lmtailor.compare.leaderboard import Leaderboard, Row, Run, make_leaderboard
+from lmtailor.compare.plan import BaseSource, Plan
+from lmtailor.compare.plan_file import read_plan
+from lmtailor.compare.progress import Reporter
+from lmtailor.compare.recommend import Recommendation, recommend
+from lmtailor.compare.report.page import make_page
+from lmtailor.compare.run import kept_run, run_plan
+from lmtailor.compare.table import show
+from lmtailor.core.errors import InputError
+from lmtailor.core.files import write_text
+from lmtailor.tasks.card import load_task
+from lmtailor.tasks.task import Task
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Comparison:
+    """All runs of a plan, and what they say."""
+
+    folder: Path
+    """Where everything is kept, as the caller wrote it."""
+    about: About
+    runs: tuple[Run, ...]
+
+    @cached_property
+    def leaderboard(self) -> Leaderboard:
+        """One row a cell, the best first."""
+        return make_leaderboard(self.about, self.runs)
+
+    @cached_property
+    def recommendation(self) -> Recommendation:
+        """Which cell to take, and why."""
+        return recommend(self.leaderboard)
+
+    @property
+    def winner(self) -> Row | None:
+        """The row with the highest score, the baseline aside; None if every run failed."""
+        return self.leaderboard.best
+
+    def frame(self, *, runs: bool = False) -> pd.DataFrame:
+        """The leaderboard as a table of numbers.
+
+        Args:
+            runs: one row a run, failed ones too, instead of one a cell.
+        """
+        return _run_frame(self.runs) if runs else _cell_frame(self.leaderboard, self.recommendation)
+
+    def commands(self, cell: str | None = None) -> Commands | None:
+        """What to type to predict with a cell's adapter; None if there is none.
+
+        Args:
+            cell: its name; None: the recommended one.
+        """
+        chosen = cell or self.recommendation.cell
+        if chosen is None:
+            return None
+        return commands(self.leaderboard, self.runs, self.leaderboard.row(chosen).cell, self.folder, self._example)
+
+    def to_html(self, path: str | Path | None = None) -> Path:
+        """Write the report: one page that needs no network.
+
+        Args:
+            path: of the file; None: report.html in the comparison's folder.
+
+        Raises:
+            InputError: it cannot be written.
+        """
+        file = self.folder / "report.html" if path is None else Path(path)
+        page = make_page(self.leaderboard, self.runs, self.recommendation, folder=self.folder, example=self._example)
+        write_text(file, page)
+        return file
+
+    def show(self, console: Console | None = None) -> None:
+        """Print leaderboard and recommendation."""
+        show(console or Console(), self.leaderboard, self.recommendation)
+
+    @property
+    def _example(self) -> tuple[str, ...]:
+        """What stands for the user's texts in commands."""
+        return ("your text",) if len(self.about.text) == 1 else tuple(f"your {column}" for column in self.about.text)
+
+
+def compare(
+    base: Base | Mapping[str, Base] | None = None,
+    task: Task | None = None,
+    *,
+    plan: Plan | str | Path | None = None,
+    out: str | Path = "comparison",
+    retry: bool = True,
+    console: Console | None = None,
+    runner: Runner = run_cell,
+) -> Comparison:
+    """Fit a task by several routes and compare them.
+
+    What was done before in the same folder with the same settings is not done again: a comparison that was interrupted
+    goes on, and one whose plan has changed runs what is new. A run that fails is kept with its reason and stops no other.
+
+    Args:
+        base: a base, or several by the names that the plan uses; None: those of the plan.
+        task: the data; None: the plan's.
+        plan: a plan or the file of one; None: every method there is, see `default_plan`.
+        out: folder for adapters, records and report.
+        retry: whether runs that failed before are tried again.
+        console: where progress is shown; None: the terminal.
+        runner: carries one run out.
+
+    Raises:
+        InputError: the plan does not fit base or task, the task has nothing to train or rank with, or `out` cannot be written.
+    """
+    chosen = read_plan(plan) if isinstance(plan, str | Path) else plan
+    task = _task(chosen, task)
+    given = {_base_name(base): base} if isinstance(base, Base) else dict(base or {})
+    if chosen is None:
+        if len(given) != 1:
+            raise InputError(f"Without a plan give one base to compare methods on; found {len(given)}.")
+        name, only = next(iter(given.items()))
+        chosen = default_plan(only, task, name=name)
+    sources = {name: source for name, source in chosen.bases.items() if name not in given}
+    chosen = chosen.with_baseline("majority class" if task.kind == "classification" else "mean value").resolved(
+        {**given, **sources}
+    )
+    if chosen.metrics:
+        task = replace(task, metrics=chosen.metrics)
+    split = _ranking_split(task)
+    used = {cell.base for cell in chosen.cells}
+    named = {name: one.source for name, one in given.items()} | {name: one.source for name, one in sources.items()}
+    about = _about(chosen, task, split, {name: source for name, source in named.items() if name in used})
+    folder = Folder(Path(out))
+    folder.write_about(about)
+    loaders = {name: _loader(given.get(name), sources.get(name)) for name in about.bases}
+    total = sum(1 for _ in chosen.runs())
+    with Reporter(console or Console(), metric=task.metrics[0], split=split, total=total) as reporter:
+        for note in task.notes:
+            reporter.note(f"Note: {note}")
+        runs = run_plan(chosen, loaders, task, folder, split=split, runner=runner, reporter=reporter, retry=retry)
+    return Comparison(folder=folder.path, about=about, runs=tuple(runs))
+
+
+def open_comparison(folder: str | Path) -> Comparison:
+    """A comparison that ran before, from its folder; runs that were interrupted are not in it.
+
+    Raises:
+        InputError: there is none.
+    """
+    place = Folder(Path(folder))
+    about = place.about()
+    runs = [run for one in place.runs(about) if (run := kept_run(one)) is not None]
+    return Comparison(folder=place.path, about=about, runs=tuple(runs))
+
+
+def _task(plan: Plan | None, task: Task | None) -> Task:
+    if task is not None:
+        return task
+    if plan is None or plan.task is None:
+        raise InputError('There is no task to compare on. Give one, or name a card in the plan: task = "card.toml".')
+    return load_task(plan.task)
+
+
+def _base_name(base: Base) -> str:
+    """A short name of a base that was given as an object."""
+    return Path(base.source).name or base.family.name
+
+
+def _loader(given: Base | None, source: BaseSource | None) -> Callable[[], Base]:
+    def load() -> Base:
+        if given is not None:
+            return given
+        assert source is not None
+        return load_base(source.source, dtype=source.dtype, device=source.device, revision=source.revision)
+
+    return load
+
+
+def _ranking_split(task: Task) -> str:
+    """test, or dev where there is no test split.
+
+    Raises:
+        InputError: there is nothing to learn from or nothing to rank by.
+    """
+    if "train" not in task.splits:
+        raise InputError(f"The task {task.name} has no train split, so there is nothing to compare methods on.")
+    for name in ("test", "dev"):
+        if name in task.splits and task.splits[name].labelled:
+            return name
+    raise InputError(f"The task {task.name} has neither a labelled test split nor a dev split to rank by. Name a file for one.")
+
+
+def _about(plan: Plan, task: Task, split: str, bases: Mapping[str, str]) -> About:
+    baseline = next((cell.name for cell in plan.cells if cell.is_baseline), None)
+    sizes = {name: len(part) for name, part in task.splits.items()}
+    if plan.budget.train_examples is not None:
+        sizes["train"] = min(sizes["train"], plan.budget.train_examples)
+    return About(
+        task=task.name,
+        kind=task.kind,
+        text=task.text,
+        labels=task.labels,
+        metrics=task.metrics,
+        split=split,
+        ood=task.ood,
+        sizes=sizes,
+        notes=task.notes,
+        bases=bases,
+        cells=tuple(cell.name for cell in plan.cells),
+        baseline=baseline,
+        reference=plan.reference,
+    )
+
+
+def _cell_frame(board: Leaderboard, recommendation: Recommendation) -> pd.DataFrame:
+    rows = []
+    for row in board.rows:
+        values: dict[str, object] = {
+            "cell": row.cell,
+            "base": row.base,
+            "readout": row.readout,
+            "method": row.method,
+            "seeds": len(row.seeds),
+            "failed": len(row.failed),
+            "recommended": row.cell == recommendation.cell,
+            "as_good_as_best": row.tied,
+            "p": row.p,
+        }
+        for split, scores in row.scores.items():
+            for metric, score in scores.items():
+                values |= {
+                    f"{split}_{metric}": score.value,
+                    f"{split}_{metric}_low": score.low,
+                    f"{split}_{metric}_high": score.high,
+                }
+        for name in ("trained_parameters", "share", "fit_seconds", "predict_seconds", "peak_memory", "disk_bytes"):
+            values[name] = getattr(row, name)
+        rows.append(values)
+    return pd.DataFrame(rows)
+
+
+def _run_frame(runs: tuple[Run, ...]) -> pd.DataFrame:
+    rows = []
+    plain = ("cell", "base", "readout", "method", "seed", "status", "reason", "trained_parameters", "base_parameters")
+    costs = ("fit_seconds", "predict_seconds", "peak_memory", "disk_bytes", "adapter")
+    for run in runs:
+        record = run.record
+        values: dict[str, object] = {name: getattr(record, name) for name in plain}
+        for split, scores in record.scores.items():
+            values |= {f"{split}_{metric}": score.value for metric, score in scores.items()}
+        rows.append(values | {name: getattr(record, name) for name in costs})
+    return pd.DataFrame(rows)

@@ -1,0 +1,194 @@
+"""A plan: which cells of readout × method × training are run on which bases, with which seeds."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from lmtailor.base.load import DTypeName
+from lmtailor.core.errors import InputError, near
+from lmtailor.core.settings import to_mapping
+from lmtailor.fit.training import Training
+from lmtailor.methods import method_name
+from lmtailor.methods.frozen import Frozen
+from lmtailor.methods.method import Method
+from lmtailor.readouts.head import Head
+from lmtailor.readouts.registry import READOUTS, readout_name
+from lmtailor.readouts.verbalizer import Verbalizer
+
+MAJORITY = "majority"
+"""Name of the readout that always gives the same answer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Majority:
+    """A readout that looks at nothing: it gives the most frequent label of the training split, or in regression its mean."""
+
+
+AnyReadout = Head | Verbalizer | Majority
+
+READOUT_NAMES = (*READOUTS, MAJORITY)
+"""What a plan may name as a readout."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaseSource:
+    """Where a base comes from."""
+
+    source: str
+    """A folder, a .gguf file or a hub id; in a plan's file, paths count from the plan's folder."""
+    dtype: DTypeName = "float32"
+    device: str = "cpu"
+    revision: str | None = None
+    """Branch, tag or commit on the hub."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """Bounds on what a comparison may take."""
+
+    cell_seconds: float | None = None
+    """For the fit of one cell and seed. It is looked at after each step; a run over it fails, with a checkpoint to go on from."""
+    total_seconds: float | None = None
+    """For all runs together, those of earlier calls included. Runs that would start later fail."""
+    train_examples: int | None = None
+    """The most examples to train on: a sample of the training split, stratified by label, the same for all cells."""
+
+    def __post_init__(self) -> None:
+        for name in ("cell_seconds", "total_seconds", "train_examples"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise InputError(f"budget.{name} is {value}; it must be greater than 0.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One row of the leaderboard: a base, a readout, a method and a training, with the seeds to run."""
+
+    name: str
+    base: str | None = None
+    """Name of a base; None: the only one there is."""
+    readout: AnyReadout = field(default_factory=Head)
+    method: Method = field(default_factory=Frozen)
+    training: Training = field(default_factory=Training)
+    """Not used where nothing is trained."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+
+    def __post_init__(self) -> None:
+        if not self.name.strip() or not self.name.isprintable():
+            raise InputError(f"A cell's name must be one line of text; found {self.name!r}.")
+        if not self.seeds or len(set(self.seeds)) != len(self.seeds) or min(self.seeds) < 0:
+            raise InputError(f"The cell {self.name} needs distinct seeds, none negative; found {list(self.seeds)}.")
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether it always gives the same answer, and needs no base."""
+        return isinstance(self.readout, Majority)
+
+    @property
+    def readout_name(self) -> str:
+        """Of its readout."""
+        return MAJORITY if isinstance(self.readout, Majority) else readout_name(self.readout)
+
+    @property
+    def method_name(self) -> str:
+        """Of its method; "" for the baseline."""
+        return "" if self.is_baseline else method_name(self.method)
+
+    @property
+    def distinct_seeds(self) -> tuple[int, ...]:
+        """The seeds that can differ: only the first if nothing is trained and nothing drawn."""
+        readout = self.readout
+        fixed = isinstance(readout, Majority) or (
+            isinstance(readout, Verbalizer)
+            and isinstance(self.method, Frozen)
+            and (readout.demonstrations is None or readout.demonstrations.shown is not None)
+        )
+        return self.seeds[:1] if fixed else self.seeds
+
+    def seeded(self, seed: int) -> AnyReadout:
+        """The readout of one seed: a seed draws its own demonstrations, counted from the readout's own seed."""
+        if isinstance(self.readout, Verbalizer) and self.readout.demonstrations is not None:
+            shown = self.readout.demonstrations
+            return replace(self.readout, demonstrations=replace(shown, seed=shown.seed + seed))
+        return self.readout
+
+    def settings(self, seed: int) -> dict[str, object]:
+        """Readout, method and training of one seed, resolved, as JSON holds them."""
+        if self.is_baseline:
+            return {"readout": {"name": MAJORITY}}
+        return {
+            "readout": {"name": self.readout_name, **to_mapping(self.seeded(seed))},
+            "method": {"name": self.method_name, **to_mapping(self.method)},
+            "training": to_mapping(self.training.resolved(self.method.recipe)),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What to compare."""
+
+    cells: tuple[Cell, ...]
+    bases: Mapping[str, BaseSource] = field(default_factory=dict)
+    """Name → source. Empty if the bases are given as objects."""
+    task: Path | None = None
+    """The task's card; None if the task is given as an object."""
+    metrics: tuple[str, ...] = ()
+    """The first one ranks and chooses checkpoints; empty: the task's."""
+    budget: Budget = field(default_factory=Budget)
+    reference: str | None = None
+    """A cell to which all others are compared in the report, besides the best."""
+    baseline: bool = True
+    """Whether the cell that always gives the same answer is added where no cell is it."""
+    batch_size: int = 32
+    """Examples a batch in prediction."""
+
+    def __post_init__(self) -> None:
+        if not self.cells:
+            raise InputError("The plan has no cells, so there is nothing to compare. Add a [[cells]] table.")
+        names = [cell.name for cell in self.cells]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise InputError(f"Two cells are named {twice!r}. A cell's name is its row in the leaderboard; give each its own.")
+        if sum(cell.is_baseline for cell in self.cells) > 1:
+            raise InputError("Two cells have the readout majority. One baseline is enough.")
+        if self.reference is not None and self.reference not in names:
+            raise InputError(f"The reference {self.reference!r} is no cell. {near(self.reference, names)}")
+        if self.batch_size < 1:
+            raise InputError(f"batch_size is {self.batch_size}; it must be at least 1.")
+
+    def with_baseline(self, name: str) -> "Plan":
+        """The plan with the baseline among its cells, if it is to have one."""
+        if not self.baseline or any(cell.is_baseline for cell in self.cells):
+            return self
+        if any(cell.name == name for cell in self.cells):
+            raise InputError(f"A cell is named {name!r}, the name of the baseline. Rename it, or set baseline = false.")
+        return replace(self, cells=(*self.cells, Cell(name=name, readout=Majority(), seeds=(0,))))
+
+    def resolved(self, bases: Mapping[str, object]) -> "Plan":
+        """The plan in which every cell that needs a base names one of these.
+
+        Raises:
+            InputError: there is no such base, or there are several and a cell names none.
+        """
+        return replace(self, cells=tuple(_with_base(cell, bases) for cell in self.cells))
+
+    def runs(self) -> Iterator[tuple[Cell, int]]:
+        """Cells with seeds: base by base, since bases are large; within a base every cell once before any a second time."""
+        for base in dict.fromkeys(cell.base for cell in self.cells):
+            own = [cell for cell in self.cells if cell.base == base]
+            for turn in range(max(len(cell.distinct_seeds) for cell in own)):
+                yield from ((cell, cell.distinct_seeds[turn]) for cell in own if turn < len(cell.distinct_seeds))
+
+
+def _with_base(cell: Cell, bases: Mapping[str, object]) -> Cell:
+    if cell.is_baseline:
+        return cell
+    if cell.base is None:
+        if len(bases) != 1:
+            raise InputError(
+                f"The cell {cell.name} names no base, and there are {len(bases)}: {', '.join(bases) or 'none'}. Name one."
+            )
+        return replace(cell, base=next(iter(bases)))
+    if cell.base not in bases:
+        raise InputError(f"The cell {cell.name} is on the base {cell.base!r}, which is not there. {near(cell.base, bases)}")
+    return cell
