@@ -13,8 +13,11 @@ from lmtailor.base.base import Base
 
 peft = pytest.importorskip("peft")
 
-QUIET = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*")
-"""PEFT asks transformers in a way that transformers will drop."""
+QUIET = [
+    pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*"),  # PEFT asks transformers in a way that it will drop
+    pytest.mark.filterwarnings("ignore:Position ids are not supported"),  # PEFT's own generate passes them, and warns of them
+]
+"""For `pytestmark`: warnings that PEFT's own calls give."""
 
 
 def in_peft(base: Base, folder: Path, *, labels: int | None = None) -> Any:
@@ -26,7 +29,7 @@ def in_peft(base: Base, folder: Path, *, labels: int | None = None) -> Any:
 def made_by_peft(base: Base, config: Any, folder: Path, *, labels: int | None = None, by: float = 0.1) -> Any:
     """An adapter of PEFT's own making with random weights, stored in a folder."""
     model = copy.deepcopy(base.model) if labels is None else classifier(base, labels)
-    adapted = peft.get_peft_model(model, config).eval()
+    adapted = peft.get_peft_model(model, copy.deepcopy(config)).eval()  # PEFT fills the configuration in
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in adapted.parameters():

@@ -55,7 +55,7 @@ def test_ours_generates_the_same_in_peft(tmp_path: Path, key: str) -> None:
     with torch.no_grad():
         theirs = in_peft(base, tmp_path).generate(**inputs, **how)
         with attach(base, adapter):
-            ours = base.model.generate(**inputs, **how)
+            ours = base.model.generate(**inputs, **how)  # type: ignore[operator]
     assert torch.equal(ours, theirs)
 
 
@@ -122,7 +122,9 @@ THEIRS: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
-@pytest.mark.parametrize(("key", "settings"), THEIRS, ids=lambda value: value if isinstance(value, str) else str(value["target_modules"]))
+@pytest.mark.parametrize(
+    ("key", "settings"), THEIRS, ids=lambda value: value if isinstance(value, str) else str(value["target_modules"])
+)
 def test_theirs_here(tmp_path: Path, key: str, settings: dict[str, Any]) -> None:
     base = tiny_base(key)
     adapted = made_by_peft(base, peft.LoraConfig(r=3, lora_alpha=4, lora_dropout=0.1, **settings), tmp_path)
@@ -151,7 +153,11 @@ def test_half_precision_is_read(tmp_path: Path) -> None:
     base = tiny_base("llama")
     made_by_peft(base, peft.LoraConfig(r=2, target_modules=["q_proj"]), tmp_path)
     header = load_adapter(tmp_path, base).edits.state()
-    names = {f"base_model.model.model.layers.{i}.self_attn.q_proj.lora_{x}.weight": f"block.{i}.attn.q.{y}" for i in range(4) for x, y in (("A", "a_KI"), ("B", "b_OK"))}
+    names = {
+        f"base_model.model.model.layers.{i}.self_attn.q_proj.lora_{x}.weight": f"block.{i}.attn.q.{y}"
+        for i in range(4)
+        for x, y in (("A", "a_KI"), ("B", "b_OK"))
+    }
     write_tensors(tmp_path / "adapter_model.safetensors", {name: header[own].bfloat16() for name, own in names.items()})
     loaded = load_adapter(tmp_path, base)
     assert all(tensor.dtype == torch.float32 for tensor in loaded.state.values())
@@ -229,24 +235,24 @@ def test_dora_and_other_tensors_are_refused_even_if_the_configuration_is_silent(
     config = json.loads((tmp_path / "adapter_config.json").read_text())
     config["use_dora"] = False
     (tmp_path / "adapter_config.json").write_text(json.dumps(config))
-    with pytest.raises(AdapterFileError, match="lora_magnitude_vector"):
+    with pytest.raises(AdapterFileError, match=r"lora_magnitude_vector"):
         load_adapter(tmp_path, base)
 
 
 def test_another_bases_folder(tmp_path: Path) -> None:
     made_by_peft(tiny_base("llama"), peft.LoraConfig(r=2, target_modules=["q_proj"]), tmp_path)
-    with pytest.raises(AdapterFileError, match="is no projection of this base"):
+    with pytest.raises(AdapterFileError, match=r"is no projection of this base"):
         load_adapter(tmp_path, tiny_base("gpt2"))
-    with pytest.raises(AdapterFileError, match="has the shape"):
+    with pytest.raises(AdapterFileError, match=r"has the shape"):
         load_adapter(tmp_path, tiny_base("llama", hidden_size=24))
 
 
 def test_shared_weights_are_refused(tmp_path: Path) -> None:
     base = tiny_base("albert")
-    with pytest.raises(UnsupportedError, match="calls 2 times in a forward"):
+    with pytest.raises(UnsupportedError, match=r"calls 2 times in a forward"):
         export(moved_adapter(base, PLAIN), tmp_path / "x", format="peft")
     made_by_peft(base, peft.LoraConfig(r=2, target_modules=["query"]), tmp_path / "y")
-    with pytest.raises(AdapterFileError, match="called 2 times in a forward"):
+    with pytest.raises(AdapterFileError, match=r"called 2 times in a forward"):
         load_adapter(tmp_path / "y", base)
 
 
@@ -255,7 +261,7 @@ def test_names_that_peft_would_match_twice_are_refused(tmp_path: Path) -> None:
     base.model.add_module("copy", torch.nn.Module())
     base.model.get_submodule("copy").add_module("encoder", base.model.get_submodule("encoder"))
     adapter = moved_adapter(base, PLAIN)
-    with pytest.raises(UnsupportedError, match="PEFT would also adapt 'copy.encoder.layer.0"):
+    with pytest.raises(UnsupportedError, match=r"PEFT would also adapt 'copy.encoder.layer.0"):
         export(adapter, tmp_path / "x", format="peft")
     save_adapter(adapter, tmp_path / "y")
     assert (tmp_path / "y" / "adapter.safetensors").exists()

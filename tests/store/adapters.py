@@ -18,11 +18,15 @@ from tests.readouts.examples import sentences, sentiment_task
 WORDS = Verbalizer("{sentence} it was {mask}", {"neg": ("bad",), "pos": ("good",)})
 
 
-def moved_adapter(base: Base, method: Method, readout: Head | Verbalizer | None = None, *, by: float = 0.1, seed: int = 0) -> Adapter:
+def moved_adapter(
+    base: Base, method: Method, readout: Head | Verbalizer | None = None, *, by: float = 0.1, seed: int = 0
+) -> Adapter:
     """An adapter whose tensors are all away from their start."""
     adapter = new_adapter(base, method=method, readout=readout, task=None if readout is None else sentiment_task())
     rng = generator(seed, "moved")
-    return adapter.with_state({name: value.detach() + by * torch.randn(value.shape, generator=rng) for name, value in adapter.state.items()})
+    return adapter.with_state(
+        {name: value.detach() + by * torch.randn(value.shape, generator=rng) for name, value in adapter.state.items()}
+    )
 
 
 def saved(folder: Path) -> set[str]:

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -50,7 +51,9 @@ METHODS: list[tuple[Method, set[str]]] = [
 ]
 
 
-@pytest.mark.parametrize(("method", "files"), METHODS, ids=lambda value: type(value).__name__ if isinstance(value, Method) else "")
+@pytest.mark.parametrize(
+    ("method", "files"), METHODS, ids=lambda value: type(value).__name__ if isinstance(value, Method) else ""
+)
 @pytest.mark.parametrize("readout", [None, Head(), WORDS], ids=["none", "head", "verbalizer"])
 def test_every_method_and_readout_comes_back_bit_for_bit(
     tmp_path: Path, method: Method, files: set[str], readout: Head | None
@@ -128,7 +131,7 @@ def test_the_card_says_why_peft_cannot_load(tmp_path: Path) -> None:
 
 def test_provenance_that_is_no_json_is_refused_and_nothing_is_written(tmp_path: Path) -> None:
     adapter = replace(moved_adapter(tiny_base("bert"), LoRA(rank=2)), provenance={"model": object()})
-    with pytest.raises(InputError, match="provenance"):
+    with pytest.raises(InputError, match=r"provenance"):
         save_adapter(adapter, tmp_path / "a")
     assert saved(tmp_path) == set()
 
@@ -137,7 +140,7 @@ def test_a_tensor_that_is_not_finite_is_not_saved(tmp_path: Path) -> None:
     adapter = moved_adapter(tiny_base("bert"), LoRA(rank=2))
     state = {name: value.clone() for name, value in adapter.state.items()}
     state["block.0.attn.q.a_KI"][0, 0] = torch.inf
-    with pytest.raises(InputError, match="not finite"):
+    with pytest.raises(InputError, match=r"not finite"):
         save_adapter(adapter.with_state(state), tmp_path / "a")
     assert saved(tmp_path) == set()
 
@@ -157,10 +160,10 @@ def test_saving_again_replaces_the_adapter_and_keeps_the_rest(tmp_path: Path) ->
 
 def test_a_folder_for_something_else_is_not_written_into(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text("mine")
-    with pytest.raises(InputError, match="for something else"):
+    with pytest.raises(InputError, match=r"for something else"):
         save_adapter(moved_adapter(tiny_base("bert"), LoRA(rank=2)), tmp_path)
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="is a file"):
+    with pytest.raises(InputError, match=r"is a file"):
         save_adapter(moved_adapter(tiny_base("bert"), LoRA(rank=2)), tmp_path / "file")
 
 
@@ -175,7 +178,7 @@ def test_a_full_disk_leaves_the_old_adapter(tmp_path: Path, monkeypatch: pytest.
 
     module, name = (folder_module, "write_json") if at == "write" else (whole_folder_module, "_sync")
     monkeypatch.setattr(module, name, full)
-    with pytest.raises(InputError, match="No space left"):
+    with pytest.raises(InputError, match=r"No space left"):
         save_adapter(moved_adapter(base, LoRA(rank=2), seed=1), place)
     assert saved(tmp_path) == {"a"}
     assert_same_state(load_adapter(place, base), first)
@@ -203,11 +206,11 @@ def test_a_crash_between_renames_loses_nothing(tmp_path: Path, monkeypatch: pyte
 
     with monkeypatch.context() as patched:
         patched.setattr(Path, "rename", killed)
-        patched.setattr(whole_folder_module.shutil, "rmtree", lambda *args, **kwargs: None)
+        patched.setattr(shutil, "rmtree", lambda *args, **kwargs: None)
         with pytest.raises(_Killed):
             save_adapter(second, place)
     if rename == 2:  # the old one stands aside, the new one is not there yet
-        with pytest.raises(AdapterFileError, match="a save was interrupted.*rename it"):
+        with pytest.raises(AdapterFileError, match=r"a save was interrupted.*rename it"):
             load_adapter(place, base)
     else:
         assert_same_state(load_adapter(place, base), first if rename == 1 else second)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lmtailor.base.base import Base
@@ -32,7 +33,7 @@ def base() -> Base:
     return tiny_base("bert")
 
 
-class NoLargeTensors(TorchDispatchMode):
+class NoLargeTensors(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Fails when a tensor with memory is larger than any that these tests need."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -59,11 +60,13 @@ def edited(folder: Path, change: Callable[[dict[str, Any]], object], name: str =
 
 def refused(folder: Path, base: Base, message: str) -> None:
     """Loading raises one line that names the folder and says this."""
-    with NoLargeTensors(), pytest.raises(AdapterFileError, match=message) as caught:
+    with NoLargeTensors(), pytest.raises(AdapterFileError, match=message) as caught:  # type: ignore[no-untyped-call]
         load_adapter(folder, base)
     assert str(folder) in str(caught.value)
     assert "\n" not in str(caught.value)
 
+
+LABELS = {"kind": "classification", "labels": ["a", "b"], "texts": ["text"], "extra": []}
 
 EDITS: list[tuple[str, Method, Callable[[dict[str, Any]], object], str]] = [
     ("rank", LoRA(rank=2), lambda m: m["method"]["settings"].update(rank=10**9), "rank 1000000000 is above"),
@@ -75,14 +78,29 @@ EDITS: list[tuple[str, Method, Callable[[dict[str, Any]], object], str]] = [
     ("bottleneck", Houlsby(bottleneck=2), lambda m: m["method"]["settings"].update(bottleneck=10**7), "has the shape"),
     ("type", LoRA(rank=2), lambda m: m["method"]["settings"].update(rank="2"), "method.settings.rank must be an integer"),
     ("negative", LoRA(rank=2), lambda m: m["method"]["settings"].update(rank=-1), "LoRA needs at least 1"),
-    ("unknown setting", LoRA(rank=2), lambda m: m["method"]["settings"].update(ranks=1), "ranks is not a setting of LoRA. Did you mean rank"),
+    (
+        "unknown setting",
+        LoRA(rank=2),
+        lambda m: m["method"]["settings"].update(ranks=1),
+        "ranks is not a setting of LoRA. Did you mean rank",
+    ),
     ("unknown method", LoRA(rank=2), lambda m: m["method"].update(name="lorra"), "There is no method 'lorra'. Did you mean lora"),
     ("no method", LoRA(rank=2), lambda m: m.pop("method"), "'method' is missing"),
     ("method as text", LoRA(rank=2), lambda m: m.update(method="lora"), "method must be a table"),
     ("a module's name", LoRA(rank=2), lambda m: m["method"].update(name="os.system"), "There is no method"),
-    ("unknown readout", LoRA(rank=2), lambda m: m.update(readout={"name": "heed", "settings": {}}, labels=LABELS), "Did you mean head"),
+    (
+        "unknown readout",
+        LoRA(rank=2),
+        lambda m: m.update(readout={"name": "heed", "settings": {}}, labels=LABELS),
+        "Did you mean head",
+    ),
     ("readout without labels", LoRA(rank=2), lambda m: m.update(readout={"name": "head", "settings": {}}), "no labels"),
-    ("another readout", LoRA(rank=2), lambda m: m.update(readout={"name": "head", "settings": {}}, labels=LABELS), "changed by hand"),
+    (
+        "another readout",
+        LoRA(rank=2),
+        lambda m: m.update(readout={"name": "head", "settings": {}}, labels=LABELS),
+        "changed by hand",
+    ),
     ("unknown key", LoRA(rank=2), lambda m: m.update(site=[]), "'site' is no key of a manifest. Did you mean sites"),
     ("other sites", LoRA(rank=2), lambda m: m.update(sites=["block.0.attn.q"]), "Its sites are not those"),
     ("other pattern", LoRA(rank=2), lambda m: m["method"]["settings"].update(at="block.*.attn.x"), "selects no site"),
@@ -95,7 +113,6 @@ EDITS: list[tuple[str, Method, Callable[[dict[str, Any]], object], str]] = [
     ("digest", LoRA(rank=2), lambda m: m["tensors"]["sha256"].update({"adapter_model.safetensors": "00"}), "SHA-256 is another"),
     ("scores", LoRA(rank=2), lambda m: m.update(scores={"dev": {"accuracy": 1.0}}), "scores.dev.accuracy must be a table"),
 ]
-LABELS = {"kind": "classification", "labels": ["a", "b"], "texts": ["text"], "extra": []}
 
 
 @pytest.mark.parametrize(("method", "change", "message"), [one[1:] for one in EDITS], ids=[one[0] for one in EDITS])
@@ -168,19 +185,13 @@ def test_numbers_where_peft_would_see_them_and_we_would_not(tmp_path: Path) -> N
     folder = stored(tmp_path, base)
     path = folder / "adapter_model.safetensors"
     name = "base_model.model.transformer.h.0.attn.c_attn.lora_B.weight"
-    from_file = {key: value.clone() for key, value in _tensors(path).items()}
+    from_file = {key: value.clone() for key, value in load_file(path).items()}
     assert from_file[name].shape == (144, 4)
     assert not from_file[name][48:96].any()  # the keys' rows
     from_file[name][50, 0] = 1.0
     write_tensors(path, from_file)
     edited(folder, lambda m: m["tensors"]["sha256"].update({path.name: sha256(path)}))
     refused(folder, base, "has numbers where this adapter has zeros")
-
-
-def _tensors(path: Path) -> dict[str, torch.Tensor]:
-    from safetensors.torch import load_file
-
-    return load_file(path)
 
 
 def test_a_wrong_base_is_refused_and_can_be_forced(tmp_path: Path, base: Base) -> None:

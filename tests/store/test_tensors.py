@@ -59,10 +59,10 @@ def test_shared_and_strided_tensors_are_written_as_they_look(tmp_path: Path) -> 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
 def test_numbers_that_are_not_finite(tmp_path: Path, bad: float) -> None:
     path = tmp_path / "x.safetensors"
-    with pytest.raises(InputError, match="not finite"):
+    with pytest.raises(InputError, match=r"not finite"):
         write_tensors(path, {"a": torch.tensor([1.0, bad])})
     crafted(path, {"a": entry([1], [0, 4])}, struct.pack("<f", bad))
-    with pytest.raises(AdapterFileError, match="'a' holds numbers that are not finite"):
+    with pytest.raises(AdapterFileError, match=r"'a' holds numbers that are not finite"):
         read_tensors(path, {"a": (1,)})
 
 
@@ -113,7 +113,7 @@ def test_damaged_and_hostile_headers(
 def test_files_that_are_something_else(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "x.safetensors"
     path.write_bytes(content)
-    with pytest.raises(AdapterFileError, match="no whole safetensors file|damaged"):
+    with pytest.raises(AdapterFileError, match=r"no whole safetensors file|damaged"):
         read_header(path, limit=1 << 20)
 
 
@@ -122,7 +122,7 @@ def test_an_oversized_file_is_not_even_opened(tmp_path: Path, monkeypatch: pytes
     with path.open("wb") as stream:
         stream.truncate(1 << 40)  # sparse: it takes no room on the disk
     monkeypatch.setattr(tensors_module, "safe_open", None)
-    with pytest.raises(AdapterFileError, match="has 1099511627776 bytes, but what it should hold takes"):
+    with pytest.raises(AdapterFileError, match=r"has 1099511627776 bytes, but what it should hold takes"):
         read_tensors(path, {"a": (2, 2)})
 
 
@@ -131,7 +131,7 @@ def test_other_tensors_than_wanted(tmp_path: Path) -> None:
     write_tensors(path, TENSORS)
     with pytest.raises(AdapterFileError, match=r"lacks 'more'\."):
         read_tensors(path, {**SHAPES, "more": (1,)})
-    with pytest.raises(AdapterFileError, match="holds 'a', which this method and base do not have"):
+    with pytest.raises(AdapterFileError, match=r"holds 'a', which this method and base do not have"):
         read_tensors(path, {name: shape for name, shape in SHAPES.items() if name != "a"})
     with pytest.raises(AdapterFileError, match=r"'a' has the shape \(2, 3\); this method and base need \(3, 2\)"):
         read_tensors(path, {**SHAPES, "a": (3, 2)})
@@ -139,7 +139,7 @@ def test_other_tensors_than_wanted(tmp_path: Path) -> None:
 
 def test_sizes_that_hold_nothing_are_compared_too(tmp_path: Path) -> None:
     path = crafted(tmp_path / "x.safetensors", {"a": entry([0, 1 << 60], [0, 0])})
-    with pytest.raises(AdapterFileError, match="has the shape"):
+    with pytest.raises(AdapterFileError, match=r"has the shape"):
         read_tensors(path, {"a": (2, 2)})
 
 
@@ -154,7 +154,7 @@ def test_names_are_names_and_no_paths(tmp_path: Path, name: str) -> None:
 
 def test_a_missing_file_and_a_folder_in_its_place(tmp_path: Path) -> None:
     for path in (tmp_path / "x.safetensors", tmp_path):
-        with pytest.raises(AdapterFileError, match="There is no file"):
+        with pytest.raises(AdapterFileError, match=r"There is no file"):
             read_header(path, limit=1 << 20)
 
 
