@@ -167,6 +167,16 @@ def apart(found: Tensor, wanted: Tensor) -> float:
     return float((found - wanted).abs().max() / wanted.abs().max())
 
 
+def all_apart(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> float:
+    """The largest difference between gradients, relative to each one's largest value.
+
+    Gradients that are nothing but rounding beside the others (a key's bias, which the softmax does not see) count as small.
+    """
+    least = 1e-3 * max(float(one.abs().max()) for one in wanted)
+    differences = [float((one - other).abs().max()) for one, other in zip(found, wanted, strict=True)]
+    return max(difference / max(float(other.abs().max()), least) for difference, other in zip(differences, wanted, strict=True))
+
+
 def backward(loss: Tensor) -> None:
     """Gradients of a loss."""
     loss.backward()  # type: ignore[no-untyped-call]

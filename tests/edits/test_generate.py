@@ -1,0 +1,82 @@
+"""Rows of any mixture in `generate`, with padding, a cache and beams: each is what it is alone."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from lmtailor.base.base import Base
+from lmtailor.edits.attach import attach
+from lmtailor.edits.kinds import TokenPrompt
+from tests.edits.worn import BEAMS, Scale, Worn, base_of, generated, left_padded, noise, row, wear, worn
+from tests.tiny import tiny_inputs
+
+KEYS = ("gpt2", "llama", "mistral", "gemma2", "opt", "gpt_neox", "t5", "bart", "marian")
+SLOTS = (2, None, 0, 4, 3, 1, 2, 5)
+LENGTHS = (4, 7, 3, 9, 5, 8, 6, 2)
+
+
+def adapters(base: Base) -> list[Worn]:
+    """Edits of each kind, prefixes of several lengths (one longer than the windows), and a union."""
+    embed = "encoder.embed" if base.kind == "encoder-decoder" else "embed"
+    down = next(site for site in base.sites.values() if site.name.endswith("block.1.ffn.down"))
+    assert down.in_width is not None
+    return [
+        wear(base, "lora", 0, rank=3, at="block.*.attn.{q,v}, block.*.ffn.up"),
+        wear(base, "prefix", 1, length=8),
+        wear(base, "soft_prompt", 2, length=3),
+        worn(*wear(base, "houlsby", 3, bottleneck=4).edits, Scale(site=down.name, gain_I=1 + noise(down.in_width))),
+        worn(
+            *wear(base, "prefix", 4, length=2).edits,
+            *wear(base, "lora", 4, rank=2).edits,
+            TokenPrompt(site=embed, length=2, ids=(30, 41)),
+        ),
+        wear(base, "bitfit", 5, add_missing=True),
+    ]
+
+
+@pytest.mark.parametrize("options", [{}, BEAMS], ids=["greedy", "beams"])
+@pytest.mark.parametrize("key", KEYS)
+def test_rows_of_a_mixture_are_what_they_are_alone(key: str, options: dict[str, Any]) -> None:
+    base = base_of(key)
+    worn_, inputs = adapters(base), left_padded(base, LENGTHS)
+    with torch.no_grad(), attach(base, worn_, SLOTS):
+        mixed = generated(base, inputs, **options)
+    per_row = len(mixed) // len(SLOTS)
+    for number, slot in enumerate(SLOTS):
+        with torch.no_grad(), attach(base, worn_, [slot]):
+            alone = generated(base, row(inputs, number), **options)
+        assert torch.equal(mixed[number * per_row : (number + 1) * per_row], alone), (number, slot)
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_adapters_change_what_is_generated(key: str) -> None:
+    """Else the test above would hold of adapters that do nothing."""
+    base = base_of(key)
+    inputs = left_padded(base, LENGTHS)
+    plain = generated(base, inputs)
+    for adapter in adapters(base):
+        with torch.no_grad(), attach(base, adapter):
+            assert not torch.equal(generated(base, inputs), plain)
+
+
+@pytest.mark.parametrize("key", ["gpt2", "llama", "gemma3_text", "t5"])
+def test_the_cache_changes_nothing(key: str) -> None:
+    base = base_of(key)
+    worn_, inputs = adapters(base), left_padded(base, LENGTHS)
+    with torch.no_grad(), attach(base, worn_, SLOTS):
+        assert torch.equal(generated(base, inputs, use_cache=True), generated(base, inputs, use_cache=False))
+
+
+@pytest.mark.parametrize("key", ["gpt2", "llama", "mistral"])
+def test_a_chunk_continues_a_cache(key: str) -> None:
+    """Several tokens behind a cache, as in a second turn of a conversation."""
+    base = base_of(key)
+    worn_ = adapters(base)[:3]
+    inputs = {name: value[:, :9] for name, value in tiny_inputs(base, rows=3, tokens=12).items()}
+    inputs["attention_mask"] = torch.ones_like(inputs["attention_mask"])
+    with torch.no_grad(), attach(base, worn_, [0, 1, 2]):
+        whole = base.model(**inputs).logits
+        first = base.model(input_ids=inputs["input_ids"][:, :5], use_cache=True)
+        rest = base.model(input_ids=inputs["input_ids"][:, 5:], past_key_values=first.past_key_values, use_cache=True).logits
+    assert torch.allclose(rest, whole[:, 5:], atol=1e-4)
