@@ -121,6 +121,17 @@ def test_scores_and_provenance_come_back(tmp_path: Path) -> None:
         assert part in card
 
 
+def test_the_card_names_the_base_as_transformers_wants_it(tmp_path: Path) -> None:
+    adapter = moved_adapter(tiny_base("llama"), LoRA(rank=2))
+    for source, wanted in {
+        "org/name": '\nbase_model: "org/name"\n',
+        "/models/x.gguf": 'from_pretrained("/models", gguf_file="x.gguf")',
+        'a"b<c>`d`\n# e | f': "| Base | a\"b&lt;c>'d' # e &#124; f (llama) |",
+    }.items():
+        save_adapter(replace(adapter, base_source=source), tmp_path)
+        assert wanted in (tmp_path / "README.md").read_text("utf-8")
+
+
 def test_the_card_says_why_peft_cannot_load(tmp_path: Path) -> None:
     base = tiny_base("distilbert")
     save_adapter(moved_adapter(base, Prefix(length=2)), tmp_path / "prefix")

@@ -73,7 +73,12 @@ EDITS: list[tuple[str, Method, Callable[[dict[str, Any]], object], str]] = [
     ("smaller rank", LoRA(rank=2), lambda m: m["method"]["settings"].update(rank=1), "has the shape|has .* bytes"),
     ("length", Prefix(length=2), lambda m: m["method"]["settings"].update(length=10**9), r"has the shape \(2, 384\)"),
     ("absurd length", Prefix(length=2), lambda m: m["method"]["settings"].update(length=10**18), "larger than any can be"),
-    ("beyond integers", Prefix(length=2), lambda m: m["method"]["settings"].update(length=10**30), "larger than any can be"),
+    (
+        "beyond integers",
+        Prefix(length=2),
+        lambda m: m["method"]["settings"].update(length=10**30),
+        "larger than any that means something",
+    ),
     ("prompt", SoftPrompt(length=2), lambda m: m["method"]["settings"].update(length=10**7), r"has the shape \(2, 48\)"),
     ("bottleneck", Houlsby(bottleneck=2), lambda m: m["method"]["settings"].update(bottleneck=10**7), "has the shape"),
     ("type", LoRA(rank=2), lambda m: m["method"]["settings"].update(rank="2"), "method.settings.rank must be an integer"),
@@ -138,10 +143,11 @@ def test_a_head_of_absurd_width(tmp_path: Path, base: Base) -> None:
         ("[]", "it is no object"),
         ('{"format": 1, "format": 1}', "the key 'format' stands twice"),
         ('{"format": NaN}', "NaN is no number of JSON"),
+        ('{"format": 1e400}', r"the number 1e400 is larger than any that can be held"),
         ('{"a":' * 100_000, "not the JSON"),
         ('{"format": ' + "1" * 5000 + "}", "not the JSON"),
     ],
-    ids=["empty", "cut", "list", "twice", "nan", "nested", "digits"],
+    ids=["empty", "cut", "list", "twice", "nan", "infinite", "nested", "digits"],
 )
 def test_a_manifest_that_is_no_manifest(tmp_path: Path, base: Base, text: str, message: str) -> None:
     folder = stored(tmp_path, base)

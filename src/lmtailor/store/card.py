@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import PurePath
 from typing import Any
 
 from lmtailor.core.settings import to_mapping
@@ -100,10 +101,9 @@ def _peft(adapter: Adapter, form: PeftForm, reason: str) -> str:
         name = classes[form.task]
     else:
         name = "AutoModel" if adapter.outline is None or not adapter.outline.has_lm_head else "AutoModelForMaskedLM"
-    source = json.dumps(adapter.base_source or "BASE", ensure_ascii=False)
     code = (
         f"from peft import PeftModel\nfrom transformers import {name}\n\n"
-        f'model = PeftModel.from_pretrained({name}.from_pretrained({source}{extra}), "this folder")'
+        f'model = PeftModel.from_pretrained({name}.from_pretrained({_source(adapter)}{extra}), "this folder")'
     )
     notes = [_line(reason)] if reason else []
     if form.task == "SEQ_CLS" and adapter.outline is not None and adapter.outline.kind == "decoder":
@@ -111,6 +111,15 @@ def _peft(adapter: Adapter, form: PeftForm, reason: str) -> str:
         if form.config["peft_type"] == "PROMPT_TUNING":
             notes.append("PEFT then reads the last position whatever it is, so texts of a batch must be of one length.")
     return "\n\n".join([f"```python\n{code}\n```", *notes])
+
+
+def _source(adapter: Adapter) -> str:
+    """What transformers loads the base from, as arguments."""
+    place, extra = adapter.base_source or "BASE", ""
+    if place.endswith(".gguf"):
+        path = PurePath(place)
+        place, extra = str(path.parent), f", gguf_file={json.dumps(path.name, ensure_ascii=False)}"
+    return json.dumps(place, ensure_ascii=False) + extra
 
 
 def _settings(title: str, values: Mapping[str, Any]) -> str:

@@ -1,6 +1,7 @@
-"""JSON from strangers: bounded in size, one meaning only."""
+"""JSON from strangers: bounded in size, one meaning only, and numbers that a machine can hold."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -30,13 +31,15 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def parse_object(text: bytes) -> dict[str, Any]:
-    """A JSON object whose keys, and those of the objects in it, stand once each.
+    """A JSON object whose keys, and those of the objects in it, stand once each, and whose numbers a machine can hold.
 
     Raises:
         ValueError: they do not, or it is no JSON object.
     """
     try:
-        value = json.loads(text.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
+        value = json.loads(
+            text.decode("utf-8"), object_pairs_hook=_unique, parse_int=_integer, parse_float=_number, parse_constant=_no_constant
+        )
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
     if not isinstance(value, dict):
@@ -51,6 +54,18 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
         raise ValueError(f"the key {twice[:60]!r} stands twice")
     return out
+
+
+def _integer(text: str) -> int:
+    if len(text) > 20 or abs(value := int(text)) >= 1 << 64:
+        raise ValueError(f"the integer {text[:20]}… is larger than any that means something")
+    return value
+
+
+def _number(text: str) -> float:
+    if not math.isfinite(value := float(text)):
+        raise ValueError(f"the number {text[:20]} is larger than any that can be held")
+    return value
 
 
 def _no_constant(name: str) -> NoReturn:

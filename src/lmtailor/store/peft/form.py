@@ -64,8 +64,7 @@ def peft_form(adapter: Adapter, task: TaskType) -> PeftForm:
         tensors = prompt_tensors(adapter.edits)
     else:
         raise UnsupportedError(
-            f"The method {method_name(adapter.method)} has no form in PEFT here; lora, prefix and soft_prompt have. "
-            "save_adapter stores every method in our own form."
+            f"The method {method_name(adapter.method)} has no form in PEFT here; lora, prefix and soft_prompt have."
         )
     start = head_prefix(kind)
     config = {

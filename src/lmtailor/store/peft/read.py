@@ -95,14 +95,12 @@ def _task(config: Mapping[str, Any], kind: str, outline: Outline) -> TaskType:
         allowed |= {"CAUSAL_LM", "SEQ_2_SEQ_LM", None}
     elif task is None:
         raise AdapterFileError("task_type is null: PEFT itself ignores the prompt of such a folder. Set the task type.")
-    if task not in allowed:
+    if not isinstance(task, str | None) or task not in allowed:
         raise AdapterFileError(
             f"task_type is {str(task)[:40]}; for {kind} on a {outline.kind}, {' and '.join(sorted(map(str, allowed)))} are read."
         )
     if task != "SEQ_CLS" and config.get("modules_to_save"):
-        raise AdapterFileError(
-            f"modules_to_save stores whole modules ({config['modules_to_save']}), which is read for SEQ_CLS alone."
-        )
+        raise AdapterFileError("modules_to_save stores whole modules, which are read for SEQ_CLS alone.")
     return "SEQ_CLS" if task == "SEQ_CLS" else plain_task(outline)
 
 
