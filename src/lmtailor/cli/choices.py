@@ -1,0 +1,229 @@
+"""From options to the things they name: a base, a task, and the four choices of a fit."""
+
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast, get_args
+
+import torch
+
+from lmtailor.base.base import Base
+from lmtailor.base.load import DTypeName, load_base
+from lmtailor.cli import say
+from lmtailor.cli.options import MachineOptions, ReadoutOptions, TaskOptions, TrainingOptions
+from lmtailor.core.errors import InputError, near
+from lmtailor.core.settings import apply_overrides, from_mapping, resolve_name
+from lmtailor.fit.training import Training
+from lmtailor.methods import method_class
+from lmtailor.methods.method import Method
+from lmtailor.objectives.supervised import Supervised
+from lmtailor.readouts.readout import Readout
+from lmtailor.readouts.registry import get_readout
+from lmtailor.readouts.verbalizer import Verbalizer
+from lmtailor.store.adapter import Adapter
+from lmtailor.store.folder import load_adapter
+from lmtailor.tasks.card import load_task, task_from_files
+from lmtailor.tasks.read import Format
+from lmtailor.tasks.task import Task
+
+TASK = "task."
+"""Start of settings that are the card's."""
+
+_SHOWN = 60
+"""The longest text of the data that stands in a command (characters)."""
+
+_FLAGS = {"epochs": "--epochs", "batch_size": "--batch-size", "lr": "--lr"}
+"""Settings of `Training` that have an option of their own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choices:
+    """What a fit is asked to do."""
+
+    method: Method
+    readout: Readout
+    objective: Supervised
+    training: Training
+
+
+def the_base(source: str, machine: MachineOptions) -> Base:
+    """Load the base, with as many threads as asked.
+
+    Raises:
+        InputError: see `load_base`; a number of threads below 1, or an unknown dtype.
+    """
+    use_threads(machine)
+    if machine.dtype not in get_args(DTypeName):
+        raise InputError(f"There is no dtype {machine.dtype!r} for weights. {near(machine.dtype, get_args(DTypeName))}")
+    with say.doing(f"loading {source}"):
+        return load_base(
+            source,
+            dtype=cast(DTypeName, machine.dtype),
+            device=machine.device,
+            revision=machine.revision,
+            trust_remote_code=machine.trust_remote_code,
+        )
+
+
+def use_threads(machine: MachineOptions) -> None:
+    """Compute with as many processor threads as asked.
+
+    Raises:
+        InputError: a number below 1.
+    """
+    if machine.threads is None:
+        return
+    if machine.threads < 1:
+        raise InputError(f"--threads is {machine.threads}; it must be at least 1.")
+    torch.set_num_threads(machine.threads)
+
+
+def the_adapter(folder: Path, base: Base, *, any_base: bool) -> Adapter:
+    """Load an adapter for a base.
+
+    Raises:
+        AdapterFileError: see `load_adapter`.
+    """
+    return load_adapter(folder, base, any_base=any_base)
+
+
+def the_task(options: TaskOptions, settings: Sequence[str] = (), *, tell: bool = True) -> Task:
+    """Read the task, and say what is odd in its data.
+
+    Args:
+        options: a card, or files.
+        settings: those of `--set`; what starts with `task.` is the card's.
+        tell: whether to say it.
+
+    Raises:
+        InputError: both a card and files, or neither; and as `load_task`.
+    """
+    own = [text.removeprefix(TASK) for text in settings if text.startswith(TASK)]
+    task = _from_files(options, own) if options.task is None else _from_card(options, options.task, own)
+    for note in task.notes if tell else ():
+        say.warn(note)
+    return task
+
+
+def the_choices(task: Task, method: str, answer: ReadoutOptions, training: TrainingOptions, settings: Sequence[str]) -> Choices:
+    """The four choices of a fit.
+
+    Raises:
+        InputError: an unknown name or a value that does not fit; the message offers near names.
+    """
+    classes: dict[str, type[Any]] = {
+        "method": method_class(method),
+        "readout": get_readout(answer.readout or "head"),
+        "training": Training,
+        "objective": Supervised,
+    }
+    given = {name: getattr(training, name) for name in _FLAGS if getattr(training, name) is not None}
+    values = _with_settings({"readout": _answer(task, answer), "training": given}, settings, classes)
+    built = {name: from_mapping(cls, values.get(name, {}), path=name) for name, cls in classes.items()}
+    return Choices(**built)
+
+
+def the_readout(task: Task, answer: ReadoutOptions, settings: Sequence[str]) -> Readout:
+    """A readout alone.
+
+    Raises:
+        InputError: as `the_choices`.
+    """
+    cls: type[Any] = get_readout(answer.readout or "head")
+    values = _with_settings({"readout": _answer(task, answer)}, settings, {"readout": cls})
+    readout: Readout = from_mapping(cls, values["readout"], path="readout")
+    return readout
+
+
+def predict_command(base: str, adapter: Path, task: Task, machine: MachineOptions) -> str:
+    """How to predict with an adapter, with a text of the task's data.
+
+    Args:
+        base: as the user named it.
+        adapter: its folder.
+        task: its data.
+        machine: how the base was loaded.
+    """
+    examples = (example for split in task.splits.values() for example in split)
+    texts = next(
+        (own for example in examples if all(map(_stands, own := [example.fields[name] for name in task.text]))),
+        [f"some {name}" for name in task.text],
+    )
+    default = MachineOptions()
+    changed = [name for name in ("dtype", "device", "revision") if getattr(machine, name) != getattr(default, name)]
+    words = [word for name in changed for word in (f"--{name}", str(getattr(machine, name)))]
+    remote = ["--trust-remote-code"] if machine.trust_remote_code else []
+    return shlex.join(["lmtailor", "predict", base, str(adapter), *texts, *words, *remote])
+
+
+def _stands(text: str) -> bool:
+    """Whether a text can stand in a command: short, one line, and not like an option."""
+    return len(text) <= _SHOWN and text.isprintable() and not text.startswith("-")
+
+
+def _from_card(options: TaskOptions, card: Path, settings: Sequence[str]) -> Task:
+    clash = [name for name in vars(TaskOptions()) if name != "task" and getattr(options, name) not in (None, ())]
+    if clash:
+        raise InputError(
+            f"--{clash[0].replace('_', '-')} and --task are both given. The card says it: change it there, or leave --task out."
+        )
+    return load_task(card, overrides=settings)
+
+
+def _from_files(options: TaskOptions, settings: Sequence[str]) -> Task:
+    if settings:
+        raise InputError(f"{TASK}{settings[0]} is a setting of a task card, but there is none. Give --task, or leave it out.")
+    if options.train is None and options.dev is None and options.test is None:
+        raise InputError(
+            "There is no data. Give a card (--task card.toml), or files (--train a.csv --text COLUMN --label COLUMN)."
+        )
+    if not options.text:
+        raise InputError("Which column has the texts? Give --text COLUMN, twice for a pair.")
+    return task_from_files(
+        text=options.text,
+        label=options.label or "label",
+        kind=options.kind or "classification",
+        train=options.train,
+        dev=options.dev,
+        test=options.test,
+        metrics=options.metric or None,
+        form=Format(encoding=options.encoding or "utf-8", delimiter=options.delimiter),
+        dev_fraction=options.dev_fraction,
+    )
+
+
+def _with_settings(
+    values: Mapping[str, Mapping[str, object]], settings: Iterable[str], classes: Mapping[str, type]
+) -> Mapping[str, Any]:
+    """The tables with the settings in them."""
+    rest = [text for text in settings if not text.startswith(TASK)]
+    named = {resolve_name(text.partition("=")[0].strip(), classes) for text in rest if "=" in text}
+    for name, flag in _FLAGS.items():
+        if name in values.get("training", {}) and f"training.{name}" in named:
+            raise InputError(f"training.{name} is given twice, by {flag} and by --set. Leave one out.")
+    return apply_overrides(values, rest, known=classes)
+
+
+def _answer(task: Task, options: ReadoutOptions) -> dict[str, object]:
+    """Settings of the readout that have options of their own, or that the card proposes."""
+    if get_readout(options.readout or "head") is not Verbalizer:
+        if options.pattern is not None or options.word:
+            raise InputError("--pattern and --word are for --readout verbalizer. Add it, or leave them out.")
+        return {}
+    pattern = options.pattern if options.pattern is not None else next(iter(task.patterns), None)
+    words = _words(options.word) if options.word else task.verbalizer
+    if pattern is None or not words:
+        what, flag = ("a pattern", "--pattern") if pattern is None else ("words for the labels", "--word LABEL=WORD")
+        raise InputError(f"The verbalizer needs {what}: give {flag}, or a card with [[patterns]] and [verbalizer].")
+    return {"pattern": pattern, "words": words}
+
+
+def _words(given: Sequence[str]) -> dict[str, list[str]]:
+    words: dict[str, list[str]] = {}
+    for text in given:
+        label, equals, word = text.partition("=")
+        if not equals or not label.strip() or not word.strip():
+            raise InputError(f"Cannot read --word {text!r}. Write LABEL=WORD, such as positive=great.")
+        words.setdefault(label.strip(), []).append(word.strip())
+    return words

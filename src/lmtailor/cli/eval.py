@@ -1,0 +1,75 @@
+"""`lmtailor eval`."""
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from lmtailor.cli import say
+from lmtailor.cli.options import MachineOptions, ReadoutOptions, Settings, TaskOptions
+from lmtailor.core.errors import InputError
+
+_TASK, _ANSWER, _MACHINE = TaskOptions(), ReadoutOptions(), MachineOptions()
+
+
+def run(  # noqa: PLR0913 - every argument is an option of the verb
+    base: str,
+    adapter: Path | None = None,
+    /,
+    *,
+    split: tuple[str, ...] = ("test",),
+    settings: Settings = (),
+    batch_size: int = 32,
+    seed: int = 0,
+    as_json: Annotated[bool, Parameter(name="--json")] = False,
+    any_base: bool = False,
+    data: TaskOptions = _TASK,
+    answer: ReadoutOptions = _ANSWER,
+    machine: MachineOptions = _MACHINE,
+) -> None:
+    """Score an adapter, or a readout that needs no training, on labelled data.
+
+    Each score has the number of examples and a bootstrap interval of 95 %.
+
+    ```
+    lmtailor eval MODEL adapters/mine --task card.toml --split test
+    lmtailor eval MODEL --task card.toml --readout verbalizer --set readout.demonstrations.k=8
+    ```
+
+    Args:
+        base: Hub id, folder or .gguf file of a pretrained model.
+        adapter: Folder of an adapter. Without it the base itself is asked, by a readout.
+        split: Split to score, also an out-of-domain set; may be repeated.
+        settings: KEY=VALUE: a setting of the readout or the card, such as readout.aggregate=max or task.limits.test=500.
+        batch_size: Examples in a batch.
+        seed: Of the bootstrap, and of what a readout draws.
+        as_json: Write one JSON object.
+        any_base: Take this base although the adapter was made for another.
+        data: What the task is.
+        answer: How the base answers.
+        machine: How the base is loaded.
+    """
+    from lmtailor.cli import choices, results
+    from lmtailor.infer.evaluate import evaluate, plain_adapter
+
+    if adapter is not None and (answer != _ANSWER or any(not text.startswith(choices.TASK) for text in settings)):
+        raise InputError(f"The adapter {adapter} has a readout of its own. Leave it out, or the readout and its settings.")
+    task = choices.the_task(data, settings)
+    splits = [task.split(name) for name in split]
+    readout = choices.the_readout(task, answer, settings) if adapter is None else None
+    loaded = choices.the_base(base, machine)
+    if adapter is None:
+        assert readout is not None
+        asked = plain_adapter(loaded, task, readout, seed=seed)
+    else:
+        asked = choices.the_adapter(adapter, loaded, any_base=any_base)
+    scores = {}
+    for own in splits:
+        with say.progress(f"scoring {own.name}") as tell:
+            scores[own.name] = evaluate(loaded, task, asked, split=own.name, batch_size=batch_size, seed=seed, progress=tell)
+        results.warn_of_cuts(asked.reading, own)
+    if as_json:
+        about = {"base": base, "adapter": None if adapter is None else str(adapter), "task": task.name}
+        say.json_line({**about, "scores": {name: own.to_mapping() for name, own in scores.items()}}, indent=2)
+    else:
+        results.show_scores(scores)
