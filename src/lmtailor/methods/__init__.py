@@ -22,7 +22,7 @@ def catalogue() -> dict[str, type[Method]]:
     """Every method by name, in alphabetical order.
 
     Raises:
-        InputError: a file or an entry point does not hold exactly one method.
+        InputError: a file or an entry point does not hold exactly one method, or takes the name of another.
     """
     found: dict[str, type[Method]] = {}
     for info in pkgutil.iter_modules(__path__):
@@ -32,6 +32,8 @@ def catalogue() -> dict[str, type[Method]]:
         method = point.load()
         if not (inspect.isclass(method) and issubclass(method, Method)):
             raise InputError(f"The entry point {point.name} = {point.value} is not a Method.")
+        if point.name in found:
+            raise InputError(f"There is a method {point.name!r} already; {point.value} needs an entry point of another name.")
         found[point.name] = method
     return dict(sorted(found.items()))
 
