@@ -109,6 +109,15 @@ def test_a_native_head_makes_a_classifier(tmp_path: Path, key: str) -> None:
     assert again.config.label2id == {"neg": 0, "pos": 1}
 
 
+def test_a_tied_lm_head_is_parted_from_the_embeddings() -> None:
+    base = tiny_base("llama", tie_word_embeddings=True)
+    merged = merge(base, moved_adapter(base, LoRA(rank=2, at="lm_head")))
+    assert merged.config.tie_word_embeddings is False  # other loaders tie by the setting alone
+    assert base.model.config.tie_word_embeddings is True
+    assert torch.equal(merged.get_parameter("model.embed_tokens.weight"), base.model.get_parameter("model.embed_tokens.weight"))
+    assert not torch.equal(merged.get_parameter("lm_head.weight"), base.model.get_parameter("lm_head.weight"))
+
+
 def test_merging_draws_no_random_numbers() -> None:
     base = tiny_base("bert")
     adapter = moved_adapter(base, LoRA(rank=2), Head(pooling="native"))
