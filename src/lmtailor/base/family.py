@@ -127,5 +127,7 @@ class Family:
     lm_head: LMHead
     pooler: str | None = None
     """The module that maps the last states to one vector a text, in the trunk (BERT's tanh pooler)."""
+    computed: tuple[str, ...] = ()
+    """Modules of the trunk whose weights are computed and not learned (Marian's sinusoids), so no method trains them."""
     trained_length: int | None = None
     """Tokens of a training example, for models without a table of positions whose configuration does not say."""

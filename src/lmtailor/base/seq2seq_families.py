@@ -149,7 +149,11 @@ def _marian_scale(config: PreTrainedConfig) -> float:
 
 
 _MARIAN = _bart("marian", pre=False, offset=0, embed_norm=False)
-MARIAN = replace(_MARIAN, stacks=(replace(_MARIAN.stacks[0], embed_scale=_marian_scale), _MARIAN.stacks[1]))
+MARIAN = replace(
+    _MARIAN,
+    computed=("encoder.embed_positions", "decoder.embed_positions"),
+    stacks=(replace(_MARIAN.stacks[0], embed_scale=_marian_scale), _MARIAN.stacks[1]),
+)
 
 ENCODER_DECODERS: Mapping[str, Family | Callable[[PreTrainedConfig], Family]] = {
     "t5": t5,

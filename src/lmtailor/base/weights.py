@@ -38,9 +38,10 @@ class Weights:
         return NormView(module, kind.kind, float(getattr(module, kind.eps)), kind.unit)
 
     def of_model(self, *, head: bool) -> dict[str, Tensor]:
-        """All parameters but the pooler's, with those of the LM head or without."""
+        """All learned parameters but the pooler's, with those of the LM head or without."""
         pooler = None if self.family.pooler is None else self.trunk._modules.get(self.family.pooler)
         left_out = set() if pooler is None else {id(parameter) for parameter in pooler.parameters()}
+        left_out |= {id(parameter) for path in self.family.computed for parameter in self.trunk.get_submodule(path).parameters()}
         trunk = {id(parameter) for parameter in self.trunk.parameters()}
         return {
             path: parameter
