@@ -172,7 +172,7 @@ def all_apart(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> float:
 
     Gradients that are nothing but rounding beside the others (a key's bias, which the softmax does not see) count as small.
     """
-    least = 1e-3 * max(float(one.abs().max()) for one in wanted)
+    least = 1e-2 * max(float(one.abs().max()) for one in wanted)
     differences = [float((one - other).abs().max()) for one, other in zip(found, wanted, strict=True)]
     return max(difference / max(float(other.abs().max()), least) for difference, other in zip(differences, wanted, strict=True))
 
