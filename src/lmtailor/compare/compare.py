@@ -233,8 +233,8 @@ def _cell_frame(board: Leaderboard, recommendation: Recommendation) -> pd.DataFr
             "seeds": len(row.seeds),
             "failed": len(row.failed),
             "recommended": row.cell == recommendation.cell,
-            "as_good_as_best": row.tied,
-            "p": row.p,
+            "tied_with_best": row.tied,
+            "p": None if row.to_best is None else row.to_best.p,
         }
         for split, scores in row.scores.items():
             for metric, score in scores.items():

@@ -12,12 +12,15 @@ import numpy as np
 from lmtailor.compare.folder import About, Answers, Numbers
 from lmtailor.compare.numbers import listed
 from lmtailor.compare.record import RunRecord, Touch
-from lmtailor.compare.statistics import holm, mean_scores
+from lmtailor.compare.statistics import mean_scores
 from lmtailor.core.errors import InputError, near
 from lmtailor.tasks.metrics import PairedTest, Score, get_metric, paired_difference
 
 LEVEL = 0.05
-"""A difference with a smaller p-value, after Holm's correction, is called significant."""
+"""A difference with a smaller p-value is called significant.
+
+There is no correction for the number of routes: it would make it harder to be called worse, and so would let more routes pass
+that are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,8 +52,6 @@ class Row:
     """Split → metric → mean over seeds with its interval, the ranking one included."""
     to_best: PairedTest | None = None
     """This cell less the best one, on the same examples; None for the best itself."""
-    p: float | None = None
-    """Of that difference, corrected for the number of cells (Holm)."""
     to_reference: PairedTest | None = None
     """This cell less the plan's reference, where it names one."""
     to_baseline: PairedTest | None = None
@@ -81,7 +82,7 @@ class Row:
     @property
     def tied(self) -> bool:
         """Whether its difference to the best may be chance. True for the best itself."""
-        return self.p is None or self.p >= LEVEL
+        return self.to_best is None or self.to_best.p >= LEVEL
 
     def on(self, split: str) -> Score | None:
         """The ranking metric on another split, if it was scored."""
@@ -208,12 +209,10 @@ def _tested(about: About, rows: Sequence[Row], runs: Mapping[str, list[Run]], re
         else {}
         for cell in (best, about.reference, about.baseline)
     )
-    corrected = dict(zip(to_best, holm([test.p for test in to_best.values()]), strict=True))
     return [
         replace(
             row,
             to_best=to_best.get(row.cell),
-            p=corrected.get(row.cell),
             to_reference=to_reference.get(row.cell),
             to_baseline=to_baseline.get(row.cell),
         )

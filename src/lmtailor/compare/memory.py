@@ -1,8 +1,10 @@
 """How much memory the process takes while something runs."""
 
+import contextlib
 import ctypes
 import gc
 import threading
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Self
 
@@ -52,6 +54,20 @@ class PeakMemory:
 
     def _look(self) -> None:
         self.resident = max(self.resident, self._process.memory_info().rss)
+
+
+@contextlib.contextmanager
+def quick_collection() -> Iterator[None]:
+    """Leave out of collections what is there now, until the end of the block.
+
+    PyTorch and its friends bring half a million objects that are never garbage; looking through them before every run would
+    take longer than some runs.
+    """
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def give_back() -> None:

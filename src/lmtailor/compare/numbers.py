@@ -13,6 +13,11 @@ def count(value: float) -> str:
     return f"{value:.0f}"
 
 
+def grouped(value: int) -> str:
+    """A whole number with its thousands apart: 38 157; four digits stay together."""
+    return f"{value:,}".replace(",", _NARROW) if value >= 10_000 else str(value)
+
+
 def size(value: float) -> str:
     """Bytes: 91000000 → 91.0 MB; 0 → "–"."""
     if value <= 0:

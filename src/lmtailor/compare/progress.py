@@ -30,7 +30,7 @@ class Reporter:
             total: number of runs.
         """
         self.console, self._metric, self._split, self._total = console, metric, split, total
-        self._done = 0
+        self._done = self._before = 0
         self._seconds: dict[str, list[float]] = {}
         """Cell → how long its runs took."""
         self._name, self._said = "", 0.0
@@ -53,6 +53,7 @@ class Reporter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._flush()
         if self._progress is not None:
             self._progress.stop()
 
@@ -62,6 +63,7 @@ class Reporter:
 
     def started(self, cell: str, seed: int) -> None:
         """A run begins."""
+        self._flush()
         self._name, self._said = f"{cell}, seed {seed}", time.monotonic()
         if self._progress is not None:
             self._progress.update(self._one, description=self._name, completed=0, total=1, unit="", visible=True)
@@ -93,11 +95,19 @@ class Reporter:
     def reused(self, record: RunRecord) -> None:
         """A run was done before."""
         self._done += 1
+        self._before += 1
+        self._seconds.setdefault(record.cell, []).append(record.seconds)
         if self._progress is not None:
             self._progress.update(self._all, completed=self._done)
-        self._line(record, "done before")
 
-    def _line(self, record: RunRecord, end: str) -> None:
+    def _flush(self) -> None:
+        """Say how many runs were done before, once for all that stand together."""
+        if self._before:
+            runs = "1 run was" if self._before == 1 else f"{self._before} runs were"
+            self.console.print(Text(f"{runs} done before.", style="dim"))
+            self._before = 0
+
+    def _line(self, record: RunRecord, left: str) -> None:
         if record.status == "failed":
             outcome, style = f"failed: {record.reason}", "red"
         else:
@@ -107,8 +117,8 @@ class Reporter:
         width = len(str(self._total))
         line = Text(f"[{self._done:>{width}}/{self._total}] {record.cell}, seed {record.seed}: ")
         line.append(outcome, style=style)
-        if end and (self._progress is None or end == "done before"):
-            line.append(f" · {end}", style="dim")
+        if left and self._progress is None:
+            line.append(f" · {left}", style="dim")
         self.console.print(line)
 
     def _left(self, remaining: Mapping[str, int]) -> str:
@@ -117,4 +127,4 @@ class Reporter:
             return ""
         mean = fmean(seconds for own in self._seconds.values() for seconds in own)
         left = sum(count * (fmean(own) if (own := self._seconds.get(cell)) else mean) for cell, count in remaining.items())
-        return f"about {duration(max(left, 0.01))} left"
+        return f"about {duration(left) if left >= 99.5 else f'{left:.0f} s'} left"

@@ -73,11 +73,11 @@ def _reason(board: Leaderboard, best: Row, chosen: Row, candidates: list[Row]) -
     has = f"{name} {score(chosen.score.value)} {interval(chosen.score.low, chosen.score.high)}"
     if chosen is not best:
         assert chosen.to_best is not None
-        assert chosen.p is not None
+        test = chosen.to_best
         return (
             f"It is the cheapest route that is not significantly worse than the best: {has}, against {score(best.score.value)} "
-            f"of {best.cell}. The difference of {signed(chosen.to_best.difference)} "
-            f"{interval(chosen.to_best.low, chosen.to_best.high)} may be chance ({p_value(chosen.p)}). {_savings(chosen, best)}"
+            f"of {best.cell}. The difference of {signed(test.difference)} {interval(test.low, test.high)} may be chance "
+            f"({p_value(test.p)}). {_savings(chosen, best)}"
         )
     others = [row for row in candidates if row is not best]
     if not others:
@@ -85,9 +85,7 @@ def _reason(board: Leaderboard, best: Row, chosen: Row, candidates: list[Row]) -
         return f"It has the highest score of all routes, {has}, and {rest}. {_costs(chosen)}"
     ties = listed([row.cell for row in others[:3]] + ([f"{len(others) - 3} more"] if len(others) > 3 else []))
     verb = "is" if len(others) == 1 else "are"
-    return (
-        f"It has the highest score of all routes, {has}. {ties} {verb} as good within chance, but not cheaper. {_costs(chosen)}"
-    )
+    return f"It has the highest score of all routes, {has}. {ties} {verb} within chance of it, but not cheaper. {_costs(chosen)}"
 
 
 def _costs(row: Row) -> str:
@@ -153,6 +151,8 @@ def _remarks(board: Leaderboard) -> Iterator[str]:
         if row.untrained and best is not None:
             yield _untrained(board, row, best, name)
     weak = [row.cell for row in board.rows if not row.baseline and not row.untrained and not beats_baseline(board, row)]
+    if best is not None and not beats_baseline(board, best):
+        return  # the recommendation says so already
     if weak:
         verb = "was" if len(weak) == 1 else "were"
         yield f"{listed(weak)} {verb} trained and not significantly better than always giving the same answer."

@@ -12,7 +12,7 @@ from lmtailor.base.base import Base
 from lmtailor.compare.cell import Job, Outcome, Runner
 from lmtailor.compare.folder import Folder, RunFolder, folder_bytes
 from lmtailor.compare.leaderboard import Run
-from lmtailor.compare.memory import PeakMemory, give_back
+from lmtailor.compare.memory import PeakMemory, quick_collection
 from lmtailor.compare.plan import Cell, Plan
 from lmtailor.compare.progress import Reporter
 from lmtailor.compare.record import RunRecord
@@ -68,23 +68,28 @@ def run_plan(
     runs = list(plan.runs())
     found: list[Run] = []
     errors: list[InputError] = []
-    for name in dict.fromkeys(cell.base for cell, _ in runs):
-        base: Base | InputError | None = None
-        if name is not None:
-            try:
-                base = bases[name]()
-            except InputError as error:
-                base = error
-                errors.append(error)
-        for index, (cell, seed) in enumerate(runs):
-            if cell.base == name:
-                remaining = Counter(later.name for later, _ in runs[index + 1 :])
-                found.append(session.run(cell, seed, base, found, remaining))
-        del base
-        give_back()
-    if errors and len(errors) == len([name for name in dict.fromkeys(cell.base for cell, _ in runs) if name is not None]):
+    names = dict.fromkeys(cell.base for cell, _ in runs)
+    with quick_collection():
+        for name in names:
+            base = None if name is None else _loaded(bases[name])
+            if isinstance(base, InputError):
+                errors.append(base)
+            for index, (cell, seed) in enumerate(runs):
+                if cell.base == name:
+                    remaining = Counter(later.name for later, _ in runs[index + 1 :])
+                    found.append(session.run(cell, seed, base, found, remaining))
+            del base
+    if errors and len(errors) == len(names.keys() - {None}):
         raise errors[0]
     return found
+
+
+def _loaded(load: Callable[[], Base]) -> Base | InputError:
+    """The base, or why there is none."""
+    try:
+        return load()
+    except InputError as error:
+        return error
 
 
 def kept_run(place: RunFolder) -> Run | None:

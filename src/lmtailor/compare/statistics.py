@@ -1,4 +1,4 @@
-"""Numbers that speak of several seeds at once: means with intervals, and a correction for many tests.
+"""Numbers that speak of several seeds at once: means with intervals.
 
 Shapes: S seeds, N examples, G groups of examples, B resamples.
 """
@@ -65,17 +65,6 @@ def mean_scores(
         value = float(np.mean([get_metric(metric).value(row_N, reference_N) for row_N in rows_SN]))
         scores[metric] = Score(metric=metric, value=value, n=n, low=float(low), high=float(high))
     return scores
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """p-values of several tests, adjusted so that the chance of any false alarm stays below the level. Holm 1979."""
-    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
-    adjusted = [0.0] * len(p_values)
-    largest = 0.0
-    for rank, index in enumerate(order):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
-        adjusted[index] = largest
-    return adjusted
 
 
 def _resamples(counts_G: NDArray[np.int64], resamples: int, rng: np.random.Generator) -> Iterator[Floats]:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.transforms import Bbox
 
 from lmtailor.compare.leaderboard import Leaderboard
 from lmtailor.compare.report.canvas import Canvas, colour
@@ -14,7 +15,7 @@ _NEAR = 0.35
 
 def score_axis(
     canvas: Canvas, values: Sequence[float], board: Leaderboard, *, axis: Literal["x", "y"], baseline: bool = True
-) -> None:
+) -> list[Bbox]:
     """Limits, ticks, grid, and the baseline as a line of its own.
 
     Args:
@@ -23,6 +24,9 @@ def score_axis(
         board: for the baseline.
         axis: which axis shows scores.
         baseline: whether to draw the baseline.
+
+    Returns:
+        Boxes of texts that other texts should not cover (display pixels); they are right once all limits are set.
     """
     axes = canvas.axes
     low, high = min(values), max(values)
@@ -40,7 +44,7 @@ def score_axis(
         line = axes.axvline if axis == "x" else axes.axhline
         line(base, color=colour("hue-baseline"), linewidth=1.2, linestyle=(0, (4, 3)))
         if axis == "y":
-            axes.annotate(
+            text = axes.annotate(
                 "same answer always",
                 (1, base),
                 xycoords=("axes fraction", "data"),
@@ -50,3 +54,5 @@ def score_axis(
                 color=colour("muted"),
                 fontsize=11,
             )
+            return [text.get_window_extent()]
+    return []

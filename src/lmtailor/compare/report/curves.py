@@ -10,9 +10,9 @@ from lmtailor.compare.leaderboard import Leaderboard, Row, Run
 from lmtailor.compare.numbers import duration, metric_name, score
 from lmtailor.compare.recommend import Recommendation
 from lmtailor.compare.report.axes import score_axis
-from lmtailor.compare.report.canvas import Canvas, Picture, clean, colour, make_picture
+from lmtailor.compare.report.canvas import Canvas, Picture, colour, make_picture
 from lmtailor.compare.report.colours import hue
-from lmtailor.compare.report.labels import spread
+from lmtailor.compare.report.labels import fitted, spread
 
 _LOG = 30
 """Times that differ by more than this factor are drawn on a log axis."""
@@ -134,7 +134,7 @@ def _names(canvas: Canvas, curves: Sequence[_Curve], recommendation: Recommendat
         path = to_data.transform([(end[0] + 6, end[1]), (right - 4, height)])
         axes.plot(path[:, 0], path[:, 1], color=ink, linewidth=0.8, alpha=0.6, clip_on=False, zorder=2)
         axes.annotate(
-            clean(_fitting(curve.row.cell, 17 if size < 12 else 20)),
+            fitted(canvas, curve.row.cell, size=size, room=canvas.width - right),
             (right, height),
             xycoords="figure pixels",
             fontsize=size,
@@ -143,7 +143,3 @@ def _names(canvas: Canvas, curves: Sequence[_Curve], recommendation: Recommendat
             fontweight="bold" if curve.row.cell == recommendation.cell else "normal",
             annotation_clip=False,
         )
-
-
-def _fitting(name: str, letters: int) -> str:
-    return name if len(name) <= letters else f"{name[: letters - 1]}…"

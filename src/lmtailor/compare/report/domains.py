@@ -8,12 +8,13 @@ from lmtailor.compare.leaderboard import Leaderboard, Row
 from lmtailor.compare.numbers import interval, listed, metric_name, score
 from lmtailor.compare.recommend import Recommendation
 from lmtailor.compare.report.axes import score_axis
-from lmtailor.compare.report.canvas import Canvas, Picture, clean, colour, make_picture
+from lmtailor.compare.report.canvas import Canvas, Picture, colour, make_picture
 from lmtailor.compare.report.colours import hue
+from lmtailor.compare.report.labels import fitted, text_width
 
 _MARKERS = ("D", "s", "^", "v", "P", "X")
-_LETTERS = 22
-"""Longest name beside a row; longer ones are cut."""
+_ROOM = 0.38
+"""The most of the picture's width that names may take; longer ones are cut."""
 
 
 def domains_picture(board: Leaderboard, recommendation: Recommendation) -> Picture | None:
@@ -40,13 +41,16 @@ def _said(row: Row, splits: Sequence[str]) -> str:
 def _draw(board: Leaderboard, recommendation: Recommendation, width: int) -> Canvas:
     rows, wide = list(board.rows), width > 400
     size = 12 if wide else 11
-    left = min(150 if wide else 122, 14 + 6.6 * max(len(row.cell) for row in rows))
+    room = _ROOM * width
+    measure = Canvas(width, 100, (0, 0, 0, 0))
+    names = [fitted(measure, row.cell, size=size, room=room) for row in rows]
+    left = 8 + max(text_width(measure, name, size=size, bold=True) for name in names)
     canvas = Canvas(width, 84 + 30 * len(rows), (left, 16, 46, 38))
     axes = canvas.axes
     scores = [one for row in rows for one in [row.score, *(row.on(split) for split in board.about.ood)] if one is not None]
     score_axis(canvas, [edge for one in scores for edge in (one.low, one.high)], board, axis="x", baseline=False)
     axes.set_ylim(len(rows) - 0.4, -0.6)
-    axes.set_yticks(range(len(rows)), [clean(_fitting(row.cell)) for row in rows], fontsize=size)
+    axes.set_yticks(range(len(rows)), names, fontsize=size)
     for tick, row in zip(axes.get_yticklabels(), rows, strict=True):
         tick.set_color(colour("ink"))
         tick.set_fontweight("bold" if row.cell == recommendation.cell else "normal")
@@ -93,7 +97,7 @@ def _legend(canvas: Canvas, board: Leaderboard, size: float) -> None:
             markersize=7,
             markerfacecolor=fill,
             markeredgecolor=colour("muted"),
-            label=clean(_fitting(name)),
+            label=fitted(canvas, name, size=size, room=canvas.width / 3),
         )
         for marker, name, fill in sets
     ]
@@ -110,7 +114,3 @@ def _legend(canvas: Canvas, board: Leaderboard, size: float) -> None:
     )
     for text in legend.get_texts():
         text.set_color(colour("muted"))
-
-
-def _fitting(name: str) -> str:
-    return name if len(name) <= _LETTERS else f"{name[: _LETTERS - 1]}…"

@@ -66,6 +66,24 @@ def place_labels(canvas: Canvas, labels: Sequence[Label], obstacles: Sequence[Bb
             axes.plot(ends[:, 0], ends[:, 1], color=colour("muted"), linewidth=0.8, clip_on=False, zorder=1)
 
 
+def text_width(canvas: Canvas, text: str, *, size: float, bold: bool = False) -> float:
+    """How wide a text will be (pixels)."""
+    artist = canvas.figure.text(0, 0, text, fontsize=size, fontweight="bold" if bold else "normal")
+    width = float(artist.get_window_extent().width)
+    artist.remove()
+    return width
+
+
+def fitted(canvas: Canvas, text: str, *, size: float, room: float) -> str:
+    """The text, or as much of its beginning as there is room for (pixels), with an ellipsis."""
+    text = clean(text)
+    if text_width(canvas, text, size=size, bold=True) <= room:
+        return text
+    while text and text_width(canvas, f"{text}…", size=size, bold=True) > room:
+        text = text[:-1]
+    return f"{text.rstrip()}…"
+
+
 def spread(values: Sequence[float], gap: float, low: float, high: float) -> list[float]:
     """Heights as near as may be to the wanted ones, at least `gap` apart and within the bounds, in the same order.
 

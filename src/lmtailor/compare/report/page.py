@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from lmtailor.compare.commands import commands
 from lmtailor.compare.leaderboard import LEVEL, Leaderboard, Row, Run
-from lmtailor.compare.numbers import count, duration, interval, listed, metric_name, p_value, score, share, signed, size
+from lmtailor.compare.numbers import count, duration, grouped, interval, listed, metric_name, p_value, score, share, signed, size
 from lmtailor.compare.recommend import Recommendation
 from lmtailor.compare.report.answers import MOST_LABELS, Confusion, confusion, regression_picture
 from lmtailor.compare.report.canvas import Picture
@@ -104,6 +104,11 @@ def make_page(
         "confusions": _confusions(board, runs, shown),
         "confusion_caption": _confusion_caption(board, shown),
         "failures": board.failed_cells(),
+        "against": [
+            (row.cell, signed(test.difference), interval(test.low, test.high), p_value(test.p))
+            for row in board.rows
+            if (test := row.to_reference) is not None
+        ],
         "measured": _measured(board, runs),
         "machine": _machine(runs),
         "settings": _settings(runs),
@@ -127,8 +132,8 @@ def _lede(board: Leaderboard) -> str:
     models = f"{len(bases)} models ({listed(bases)})" if len(bases) > 1 else f"the model {bases[0]}" if bases else "no model"
     kind = f"{len(about.labels)} labels" if about.kind == "classification" else "a number for each text"
     names = {"train": "to learn from", "dev": "to choose checkpoints", about.split: "to rank"}
-    parts = [f"{about.sizes[split]:,} texts {use}".replace(",", "\u202f") for split, use in names.items() if split in about.sizes]
-    parts += [f"{about.sizes[split]:,} of {split}".replace(",", "\u202f") for split in about.ood]
+    parts = [f"{grouped(about.sizes[split])} texts {use}" for split, use in names.items() if split in about.sizes]
+    parts += [f"{grouped(about.sizes[split])} of {split}" for split in about.ood]
     return f"{kind[:1].upper()}{kind[1:]}, {models}, {listed(parts)}."
 
 
@@ -162,10 +167,10 @@ def _bar(row: Row, low: float, high: float) -> tuple[str, str, str] | None:
 
 def _to_best(row: Row) -> str:
     """A tip for the row's score."""
-    if row.to_best is None or row.p is None:
+    if row.to_best is None:
         return ""
     test = row.to_best
-    return f"{signed(test.difference)} {interval(test.low, test.high)}\nagainst the best, {p_value(row.p)}"
+    return f"{signed(test.difference)} {interval(test.low, test.high)}\nagainst the best, {p_value(test.p)}"
 
 
 def _line(board: Leaderboard, row: Row, recommendation: Recommendation, low: float, high: float) -> _Line:
@@ -197,10 +202,10 @@ def _line(board: Leaderboard, row: Row, recommendation: Recommendation, low: flo
 
 def _board_note(board: Leaderboard) -> str:
     return (
-        f"Ranked by {metric_name(board.metric)} on {board.about.sizes.get(board.about.split, 0):,} texts of {board.about.split}, "
-        "mean over seeds. Bars are 95 % intervals; a full dot is not significantly worse than the best. "
+        f"Ranked by {metric_name(board.metric)} on {grouped(board.about.sizes.get(board.about.split, 0))} texts of "
+        f"{board.about.split}, mean over seeds. Bars are 95 % intervals; a full dot is not significantly worse than the best. "
         "How costs and intervals are measured is said below."
-    ).replace(",", "\u202f", 1)
+    )
 
 
 def _pictures(board: Leaderboard, runs: Sequence[Run], recommendation: Recommendation, shown: Sequence[str]) -> list[Picture]:
@@ -238,11 +243,11 @@ def _measured(board: Leaderboard, runs: Sequence[Run]) -> list[str]:
         f"The score of a route is the mean of its seeds' {name} on the {n} texts of {about.split}{unseen}.",
         "Intervals hold 95 % of 1000 bootstrap samples of texts and of seeds. They say how far the score would move with other "
         "texts of the same kind and with training again.",
-        "“As good” means not significantly worse than the best: a paired bootstrap over the same texts, with Holm's correction "
-        f"for the number of routes, at the level {LEVEL}. The best of several routes on one test set looks a little better than "
-        "it is.",
-        "The recommended route is, among those as good as the best, one with a small model, of these the one with the fewest "
-        "trained parameters, and of equals the one that trains fastest.",
+        "“Within chance” means not significantly worse than the best: a paired bootstrap over the same texts, at the level "
+        f"{LEVEL}. It is no proof of being as good, least of all with few texts; and the best of several routes on one test set "
+        "looks a little better than it is.",
+        "The recommended route is, among those within chance of the best, one with a small model, of these the one with the "
+        "fewest trained parameters, and of equals the one that trains fastest.",
         "Fit is the time of training with all that belongs to it; predict the time for all texts of the split that ranks, on "
         "the same machine.",
         "Memory is the largest resident memory of the whole process while the route ran, the model and Python included, sampled "
@@ -252,14 +257,6 @@ def _measured(board: Leaderboard, runs: Sequence[Run]) -> list[str]:
         lines.append(
             f"The baseline ({about.baseline}) answers without looking at the text; a route that is not better learned nothing."
         )
-    if about.reference is not None:
-        known = [row for row in board.rows if row.to_reference is not None]
-        lines += [
-            f"{row.cell} against {about.reference}: {signed(row.to_reference.difference)} "
-            f"{interval(row.to_reference.low, row.to_reference.high)}."
-            for row in known
-            if row.to_reference is not None
-        ]
     return lines
 
 

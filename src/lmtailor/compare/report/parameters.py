@@ -36,13 +36,13 @@ def _draw(board: Leaderboard, recommendation: Recommendation, width: int) -> Can
     axes = canvas.axes
     rows = [row for row in board.rows if not row.baseline]
     scale = _Scale(rows)
-    score_axis(canvas, [edge for row in rows for edge in (row.score.low, row.score.high)], board, axis="y")
+    obstacles = score_axis(canvas, [edge for row in rows for edge in (row.score.low, row.score.high)], board, axis="y")
     axes.set_xlim(scale.low, scale.high)
     axes.set_xticks(scale.ticks, scale.labels)
     axes.set_xlabel("trained parameters", labelpad=8)
     if scale.zeros and scale.some:
         axes.axvline(scale.gap, color=colour("faint"), linewidth=1, linestyle=(0, (2, 3)))
-    shapes, obstacles, labels = shapes_of(board), [], []
+    shapes, labels = shapes_of(board), []
     for row in sorted(rows, key=lambda row: row.cell != recommendation.cell):
         x, y = scale.x(row), row.score.value
         ink = colour(f"hue-{hue(row).key}")
