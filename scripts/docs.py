@@ -3,23 +3,32 @@
 python scripts/docs.py [--check]
 """
 
-import inspect
 import sys
 from collections.abc import Callable
-from dataclasses import MISSING, Field, fields
 from pathlib import Path
 
+from lmtailor.cli.app import EPILOGUE, command_line
+from lmtailor.cli.method_table import MethodRow, method_rows
 from lmtailor.core.files import write_text
-from lmtailor.methods import catalogue
-from lmtailor.methods.method import Method
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 NOTE = "<!-- Written by scripts/docs.py from the code. Do not edit: change the code and run `make docs`. -->"
 
 
+ERRORS = f"""\
+Results go to stdout, all else to stderr. An error is one line there. {EPILOGUE}
+
+| code | meaning |
+| --- | --- |
+| 0 | done |
+| 1 | a defect of lmtailor, or `doctor` found a fault |
+| 2 | something that you can mend: input, options, settings, disk space, a loss that is not a number |
+| 130 | interrupted by Ctrl-C; `fit` and `compare` go on when the same command is given again |
+| 141 | whoever read the output stopped reading |"""
+
+
 def methods_page() -> str:
     """The catalogue of methods as one table."""
-    rows = [_row(name, method) for name, method in catalogue().items()]
     return "\n".join(
         [
             NOTE,
@@ -29,15 +38,25 @@ def methods_page() -> str:
             "Each is one file in `src/lmtailor/methods/`, whose docstring has the equation, the shapes and the start.",
             "On the command line: `--method lora --set method.rank=16`; in Python: `lmtailor.methods.LoRA(rank=16)`.",
             "",
-            "| name | in Python | what it trains | trained parameters | settings and their defaults | paper |",
-            "| --- | --- | --- | --- | --- | --- |",
-            *("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows),
+            "merges: it can be put into the weights. shares a batch: rows of one batch can wear different adapters of it. PEFT:",
+            "PEFT reads its folders. Where it acts, and these three, are as found with the default settings.",
+            "`lmtailor methods MODEL` counts the parameters in a model.",
+            "",
+            "| name | in Python | what it trains | where | trained parameters | settings and their defaults "
+            "| merges | shares a batch | PEFT | paper |",
+            "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+            *("| " + " | ".join(cell.replace("|", "\\|") for cell in _cells(row)) + " |" for row in method_rows()),
             "",
         ]
     )
 
 
-PAGES: dict[str, Callable[[], str]] = {"methods.md": methods_page}
+def cli_page() -> str:
+    """The command line's own help, verb by verb."""
+    return f"{NOTE}\n\n{command_line().generate_docs().rstrip()}\n\n## Errors and exit codes\n\n{ERRORS}\n"
+
+
+PAGES: dict[str, Callable[[], str]] = {"cli.md": cli_page, "methods.md": methods_page}
 """Each generated page by its name in docs/."""
 
 
@@ -45,30 +64,23 @@ def main(arguments: list[str]) -> int:
     """Write or check every page; the exit code."""
     stale = []
     for name, page in PAGES.items():
-        path = DOCS / name
-        if path.exists() and path.read_text("utf-8") == page():
+        path, text = DOCS / name, page()
+        if path.exists() and path.read_text("utf-8") == text:
             continue
         stale.append(name)
         if arguments != ["--check"]:
-            write_text(path, page())
+            write_text(path, text)
     if stale and arguments == ["--check"]:
         print(f"Out of date in docs/: {', '.join(stale)}. Run `make docs` and commit what it writes.", file=sys.stderr)
         return 1
     return 0
 
 
-def _row(name: str, method: type[Method]) -> list[str]:
-    summary = (inspect.getdoc(method) or "").split("\n\n")[0].replace("\n", " ")
-    settings = ", ".join(_setting(field) for field in fields(method))
-    return [f"`{name}`", f"`{method.__name__}`", summary, method.formula, settings or "none", method.paper]
-
-
-def _setting(field: "Field[object]") -> str:
-    if field.default is not MISSING:
-        return f"`{field.name}={field.default!r}`"
-    if field.default_factory is not MISSING:
-        return f"`{field.name}={field.default_factory()!r}`"
-    return f"`{field.name}` (required)"
+def _cells(row: MethodRow) -> list[str]:
+    settings = ", ".join(f"`{setting}`" for setting in row.settings)
+    can = ["yes" if value else "no" for value in (row.merges, row.shares_batch, row.peft)]
+    sites = row.sites if row.sites in ("none", "weights") else f"`{row.sites}`"
+    return [f"`{row.name}`", f"`{row.python}`", row.what, sites, row.formula, settings or "none", *can, row.paper]
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from lmtailor.core.errors import InputError
 _TASK, _ANSWER, _MACHINE = TaskOptions(), ReadoutOptions(), MachineOptions()
 
 
-def run(  # noqa: PLR0913 - every argument is an option of the verb
+def run(  # noqa: PLR0913 - every argument is an option
     base: str,
     adapter: Path | None = None,
     /,
@@ -40,14 +40,14 @@ def run(  # noqa: PLR0913 - every argument is an option of the verb
         base: Hub id, folder or .gguf file of a pretrained model.
         adapter: Folder of an adapter. Without it the base itself is asked, by a readout.
         split: Split to score, also an out-of-domain set; may be repeated.
-        settings: KEY=VALUE: a setting of the readout or the card, such as readout.aggregate=max or task.limits.test=500.
+        settings: KEY=VALUE: a setting of the readout or the card, such as aggregate=max or task.limits.test=500.
         batch_size: Examples in a batch.
         seed: Of the bootstrap, and of what a readout draws.
         as_json: Write one JSON object.
         any_base: Take this base although the adapter was made for another.
         data: What the task is.
         answer: How the base answers.
-        machine: How the base is loaded.
+        machine: How it is loaded.
     """
     from lmtailor.cli import choices, results
     from lmtailor.infer.evaluate import evaluate, plain_adapter
@@ -55,7 +55,7 @@ def run(  # noqa: PLR0913 - every argument is an option of the verb
     if adapter is not None and (answer != _ANSWER or any(not text.startswith(choices.TASK) for text in settings)):
         raise InputError(f"The adapter {adapter} has a readout of its own. Leave it out, or the readout and its settings.")
     task = choices.the_task(data, settings)
-    splits = [task.split(name) for name in split]
+    splits = list(map(task.split, split))
     readout = choices.the_readout(task, answer, settings) if adapter is None else None
     loaded = choices.the_base(base, machine)
     if adapter is None:
@@ -69,7 +69,6 @@ def run(  # noqa: PLR0913 - every argument is an option of the verb
             scores[own.name] = evaluate(loaded, task, asked, split=own.name, batch_size=batch_size, seed=seed, progress=tell)
         results.warn_of_cuts(asked.reading, own)
     if as_json:
-        about = {"base": base, "adapter": None if adapter is None else str(adapter), "task": task.name}
-        say.json_line({**about, "scores": {name: own.to_mapping() for name, own in scores.items()}}, indent=2)
+        results.write_scores(scores, {"base": base, "adapter": str(adapter) if adapter else None, "task": task.name})
     else:
         results.show_scores(scores)

@@ -38,8 +38,8 @@ def run(source: str, /, *, machine: MachineOptions = _MACHINE) -> None:
     base = choices.the_base(source, machine)
     say.fields(_facts(base))
     say.result()
-    rows = [(row.sites, row.kind, row.shape, row.note, row.module) for row in site_table.site_rows(base)]
-    say.table(("sites", "kind", "shape", "note", "module"), rows, right=("shape",))
+    rows = [(row.sites, row.kind, row.shape, row.module) for row in site_table.site_rows(base)]
+    say.table(("sites", "kind", "shape", "module"), rows, right=("shape",))
 
 
 def _facts(base: "Base") -> dict[str, str]:

@@ -65,9 +65,10 @@ def _show(rows: "Sequence[MethodRow]") -> None:
         words = Text.assemble(row.what, "\n", (f"{row.formula}{_counted(row)}", "bold" if row.on_base else ""))
         if row.refused:
             words.append(f"\nnot on this base: {row.refused}", style="yellow")
-        words.append(f"\nat {row.sites}", style="cyan")
-        for setting in row.settings:
-            words.append(f"\n{setting}", style="green")
+        if f"at={row.sites}" not in row.settings:
+            words.append(f"\nat {row.sites}", style="cyan")
+        if row.settings:
+            words.append(f"\n{'  '.join(row.settings)}", style="cyan")
         words.append(f"\n{row.paper}", style="dim")
         shown.add_row(Text.assemble((row.name, "bold"), "\n", (row.python, "dim")), words, "\n".join(_abilities(row)))
     console = Console(highlight=False)

@@ -18,6 +18,11 @@ def show_scores(scores: Mapping[str, Scores]) -> None:
     say.table(("split", "metric", "value", "95 % interval", "n"), rows, right=("value", "n"))
 
 
+def write_scores(scores: Mapping[str, Scores], about: Mapping[str, str | None]) -> None:
+    """One JSON object: what was scored, and the scores by split and metric."""
+    say.json_line({**about, "scores": {split: own.to_mapping() for split, own in scores.items()}}, indent=2)
+
+
 def cut(reading: Reading, examples: Iterable[Example]) -> int:
     """How many examples are longer than the model takes."""
     return sum(reading.encode(example).cut > 0 for example in examples)

@@ -17,29 +17,23 @@ class SiteRow:
     kind: str
     shape: str
     """Features: of the output, and for projections of the input."""
-    note: str
-    """What is special: heads, windows, the fused projection that it is a part of."""
     module: str
-    """Path in the model, * for the block's number."""
+    """Path in the model with * for the block's number; and what is special: heads, a window, the whole that it is a part of."""
 
 
 def site_rows(base: Base) -> list[SiteRow]:
     """All sites, in the order of the first of each row."""
     groups: dict[tuple[str, ...], list[Site]] = {}
     for site in base.sites.values():
-        key = (_start(site), _end(site), site.kind, _shape(site), _note(site), _module(site))
+        key = (site.stack, _end(site), site.kind, _shape(site), _module(site))
         groups.setdefault(key, []).append(site)
     rows = []
-    for (start, end, kind, shape, note, module), sites in groups.items():
+    for (start, end, kind, shape, module), sites in groups.items():
         numbers = [site.block for site in sites if site.block is not None]
         blocks = f"block.{_range(numbers)}" if numbers else ""
         name = ".".join(part for part in (start, blocks, end) if part)
-        rows.append(SiteRow(sites=name, kind=kind, shape=shape, note=note, module=module))
+        rows.append(SiteRow(sites=name, kind=kind, shape=shape, module=module))
     return rows
-
-
-def _start(site: Site) -> str:
-    return site.stack
 
 
 def _end(site: Site) -> str:
@@ -65,7 +59,9 @@ def _note(site: Site) -> str:
 
 
 def _module(site: Site) -> str:
-    return site.module if site.block is None else re.sub(r"\.\d+(?=\.|$)", ".*", site.module, count=1)
+    path = site.module if site.block is None else re.sub(r"\.\d+(?=\.|$)", ".*", site.module, count=1)
+    note = _note(site)
+    return f"{path} ({note})" if note else path
 
 
 def _range(numbers: Sequence[int]) -> str:
