@@ -88,11 +88,11 @@ class BadInputError(Exception):
 class Sizes:
     """Number of examples of each file; the last two are upper bounds."""
 
-    train: int = 3000
-    dev: int = 750
-    test: int = 2000
+    train: int = 2400
+    dev: int = 450
+    test: int = 1000
     unlabelled: int = 10_000
-    reviews: int = 1000
+    reviews: int = 300
 
 
 @dataclass(frozen=True, kw_only=True)
