@@ -149,7 +149,6 @@ def test_other_heads_are_not_dropped_silently() -> None:
         ("qwen2", BitFit(add_missing=True), "No setting of Qwen2ForCausalLM's configuration"),
         ("bert", LoRA(rank=2, at="lm_head"), "lm_head shares its weight with other modules"),
         ("t5", LoRA(rank=2, at="lm_head"), "lm_head shares its weight with other modules"),
-        ("marian", Full(), "embed_positions.weight, which MarianMTModel never stores"),
     ],
 )
 def test_what_cannot_be_merged_says_why(key: str, method: Method, message: str) -> None:
