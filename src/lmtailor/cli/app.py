@@ -45,8 +45,10 @@ def command_line() -> App:
         help_epilogue=EPILOGUE,
         help_format="markdown",
         version=__version__,
+        console=say.stdout(),
         default_parameter=Parameter(negative=(), show_default=_shown),
         result_action="return_value",
+        suppress_keyboard_interrupt=False,
     )
     for number, verb in enumerate(VERBS):
         app.command(import_module(f"lmtailor.cli.{verb}").run, name=verb, sort_key=number)

@@ -3,8 +3,6 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-
 from lmtailor.cli import say
 from lmtailor.cli.options import MachineOptions, Settings, TaskOptions
 from lmtailor.core.errors import InputError, TrainingError
@@ -124,7 +122,7 @@ def _show(comparison: "Comparison") -> None:
         TrainingError: no run gave a result.
     """
     report = comparison.to_html()
-    comparison.show(Console(highlight=False))
+    comparison.show(say.stdout())
     if comparison.winner is None:
         raise TrainingError(f"Every run failed; the reasons are above, and in {comparison.folder}.")
     say.result()

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 from lmtailor.cli import say
@@ -37,8 +37,11 @@ def _show(title: str, checks: "Sequence[Check]") -> None:
         for check in checks:
             say.result("\t".join((title, {True: "ok", False: "FAILED", None: ""}[check.fine], check.name, check.found)))
         return
-    console = Console(highlight=False, soft_wrap=True)
-    console.print(Text(title, style="bold"))
+    shown = Table(box=None, show_header=False, title=title, title_justify="left", title_style="bold", padding=(0, 1, 0, 0))
+    shown.add_column(width=1)
+    shown.add_column(width=20)
+    shown.add_column()
     for check in checks:
         mark, style = {True: ("✓", "green"), False: ("✗", "bold red"), None: ("·", "dim")}[check.fine]
-        console.print(Text.assemble("  ", (mark, style), f" {check.name:<24} ", check.found))
+        shown.add_row(Text(mark, style=style), check.name, Text(check.found))
+    say.stdout().print(shown)

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -71,7 +70,7 @@ def _show(rows: "Sequence[MethodRow]") -> None:
             words.append(f"\n{'  '.join(row.settings)}", style="cyan")
         words.append(f"\n{row.paper}", style="dim")
         shown.add_row(Text.assemble((row.name, "bold"), "\n", (row.python, "dim")), words, "\n".join(_abilities(row)))
-    console = Console(highlight=False)
+    console = say.stdout()
     console.print(shown)
     console.print(LEGEND, style="dim")
 

@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import NoReturn
 
 from rich.console import Console
 from rich.markup import escape
@@ -13,6 +14,19 @@ from rich.table import Table
 
 EVERY = 20.0
 """Seconds between lines on progress where there is no terminal."""
+
+
+class _Results(Console):
+    """The console for results."""
+
+    def on_broken_pipe(self) -> NoReturn:
+        """Whoever reads has stopped; rich's own answer is to exit at once."""
+        raise BrokenPipeError
+
+
+def stdout() -> Console:
+    """The console for results that are more than lines."""
+    return _Results(highlight=False)
 
 
 def stderr() -> Console:
@@ -47,7 +61,7 @@ def json_line(values: object, *, indent: int | None = None) -> None:
 
 def in_terminal() -> bool:
     """Whether people read stdout as it comes."""
-    return Console().is_terminal
+    return stdout().is_terminal
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[str] = ()) -> None:
@@ -67,7 +81,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, right: Seque
         shown.add_column(column, justify="right" if column in right else "left", overflow="fold", no_wrap=column == columns[0])
     for row in rows:
         shown.add_row(*map(escape, row))
-    Console(highlight=False).print(shown)
+    stdout().print(shown)
 
 
 def fields(pairs: Mapping[str, str]) -> None:
@@ -81,7 +95,7 @@ def fields(pairs: Mapping[str, str]) -> None:
     shown.add_column(overflow="fold")
     for name, value in pairs.items():
         shown.add_row(name, escape(value))
-    Console(highlight=False).print(shown)
+    stdout().print(shown)
 
 
 @contextmanager
