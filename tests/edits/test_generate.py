@@ -8,7 +8,7 @@ import torch
 from lmtailor.base.base import Base
 from lmtailor.edits.attach import attach
 from lmtailor.edits.kinds import TokenPrompt
-from tests.edits.worn import BEAMS, Scale, Worn, base_of, generated, left_padded, noise, row, wear, worn
+from tests.edits.worn import BEAMS, Scale, Worn, apart, base_of, generated, left_padded, logits, noise, row, wear, worn
 from tests.tiny import tiny_inputs
 
 KEYS = ("gpt2", "llama", "mistral", "gemma2", "opt", "gpt_neox", "t5", "bart", "marian")
@@ -68,15 +68,22 @@ def test_the_cache_changes_nothing(key: str) -> None:
         assert torch.equal(generated(base, inputs, use_cache=True), generated(base, inputs, use_cache=False))
 
 
-@pytest.mark.parametrize("key", ["gpt2", "llama", "mistral"])
-def test_a_chunk_continues_a_cache(key: str) -> None:
-    """Several tokens behind a cache, as in a second turn of a conversation."""
+@pytest.mark.parametrize("key", ["gpt2", "llama", "mistral", "gemma2", "t5", "umt5", "bart"])
+def test_tokens_behind_a_cache_are_as_in_one_pass(key: str) -> None:
+    """One token, then several, behind those before: as in decoding, and in a second turn of a conversation."""
     base = base_of(key)
     worn_ = adapters(base)[:3]
-    inputs = {name: value[:, :9] for name, value in tiny_inputs(base, rows=3, tokens=12).items()}
+    inputs = tiny_inputs(base, rows=3, tokens=12)
     inputs["attention_mask"] = torch.ones_like(inputs["attention_mask"])
+    name = "decoder_input_ids" if base.kind == "encoder-decoder" else "input_ids"
+    ids = inputs[name].clamp_min(9)
     with torch.no_grad(), attach(base, worn_, [0, 1, 2]):
-        whole = base.model(**inputs).logits
-        first = base.model(input_ids=inputs["input_ids"][:, :5], use_cache=True)
-        rest = base.model(input_ids=inputs["input_ids"][:, 5:], past_key_values=first.past_key_values, use_cache=True).logits
-    assert torch.allclose(rest, whole[:, 5:], atol=1e-4)
+        whole = logits(base, {**inputs, name: ids})
+        out = base.model(**{**inputs, name: ids[:, :4]}, use_cache=True)
+        for part in (slice(4, 5), slice(5, 10)):
+            behind: dict[str, Any] = {name: ids[:, part], "past_key_values": out.past_key_values, "use_cache": True}
+            if base.kind == "encoder-decoder":
+                behind |= {"encoder_outputs": (out.encoder_last_hidden_state,), "attention_mask": inputs["attention_mask"]}
+            out = base.model(**behind)
+            out.encoder_last_hidden_state = behind.get("encoder_outputs", [None])[0]
+            assert apart(out.logits, whole[:, part]) < 1e-5
