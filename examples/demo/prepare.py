@@ -88,11 +88,11 @@ class BadInputError(Exception):
 class Sizes:
     """Number of examples of each file; the last two are upper bounds."""
 
-    train: int = 2400
-    dev: int = 450
-    test: int = 1000
+    train: int = 1800
+    dev: int = 300
+    test: int = 600
     unlabelled: int = 10_000
-    reviews: int = 300
+    reviews: int = 150
 
 
 @dataclass(frozen=True, kw_only=True)
