@@ -156,7 +156,8 @@ def test_cut_texts_are_counted(lmtailor: Command, encoder: Path, data: Path, tmp
         (["--set", "at=blok.*.attn.q"], ("Did you mean block.*.attn.q",)),
         (["--dtype", "float23"], ("no dtype 'float23'", "float32")),
         (["--device", "cuda:9"], ("cuda:9",)),
-        (["--threads", "0"], ("--threads is 0",)),
+        (["--threads", "0"], ("--threads", "Must be > 0")),
+        (["--batch-size", "0"], ("training.batch_size is 0",)),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

@@ -24,6 +24,12 @@ def _fields(outcome: Outcome) -> dict[str, str]:
     return dict(line.split("\t", 1) for line in outcome.out.splitlines() if line.count("\t") == 1)
 
 
+def _next(outcome: Outcome) -> str:
+    """The command that is to be typed next: the last line."""
+    assert outcome.out.splitlines()[-3:-1] == ["To use it:", ""]
+    return outcome.out.splitlines()[-1].strip()
+
+
 def _tensors(folder: Path) -> dict[str, str]:
     return {path.name: sha256(path) for path in folder.glob("*.safetensors")}
 
@@ -42,7 +48,7 @@ def test_a_fit_prints_scores_the_adapter_and_the_next_command(
     assert _fields(outcome)["adapter"].startswith(f"{tmp_path / 'out'} (")
     assert {path.name for path in (tmp_path / "out").iterdir()} >= {"adapter.json", "README.md"}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "out"]
-    following = shlex.split(_fields(outcome)["next"])
+    following = shlex.split(_next(outcome))
     assert following[:4] == ["lmtailor", "predict", str(encoder), str(tmp_path / "out")]
     answer = json.loads(lmtailor(*following[1:]).out)
     assert answer["label"] in ("neg", "pos")
@@ -112,7 +118,7 @@ def test_pairs_and_numbers(lmtailor: Command, encoder: Path, tmp_path: Path) -> 
     answers = lmtailor("predict", encoder, tmp_path / "out", "a good movie", "a bad book").out
     (line,) = answers.splitlines()
     assert set(json.loads(line)) == {"id", "value"}
-    assert shlex.split(_fields(outcome)["next"])[4:] == [rows[0][0], rows[0][1]]
+    assert shlex.split(_next(outcome))[4:] == [rows[0][0], rows[0][1]]
 
 
 def test_a_verbalizer_from_the_card_or_from_options(lmtailor: Command, decoder: Path, data: Path, tmp_path: Path) -> None:
@@ -152,7 +158,7 @@ def test_out_has_a_name_by_default(
 def test_the_next_command_loads_the_base_in_the_same_way(lmtailor: Command, encoder: Path, data: Path, tmp_path: Path) -> None:
     outcome = lmtailor(*fit_words(encoder, data, tmp_path / "out", "--dtype", "bfloat16"))
     assert outcome.code == 0, outcome.err
-    assert _fields(outcome)["next"].endswith("--dtype bfloat16")
+    assert _next(outcome).endswith("--dtype bfloat16")
 
 
 @pytest.mark.slow

@@ -153,6 +153,7 @@ def test_what_cannot_be_predicted(lmtailor: Command, encoder: Path, adapters: di
     for words, told in (
         ((encoder,), "Give one adapter after the base"),
         ((encoder, lora, "good", "--file", tmp_path / "texts.txt"), "leave --file"),
+        ((encoder, lora, "good", "--batch-size", "0"), "--batch-size"),
         ((encoder, lora, ""), "Argument 1 is an empty text"),
         ((encoder, lora, "--file", tmp_path / "nothing.txt"), "No such file or directory"),
         ((encoder, lora, "--file", tmp_path / "nothing.csv"), "no such file"),

@@ -30,6 +30,7 @@ EPILOGUE = f"`{DEBUG}`, anywhere in a command, shows the traceback of an error a
 
 QUIET = {
     "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_VERBOSITY": "error",
     "TOKENIZERS_PARALLELISM": "false",
     "TORCH_CPP_LOG_LEVEL": "ERROR",
     "TRANSFORMERS_VERBOSITY": "error",
@@ -43,7 +44,7 @@ def command_line() -> App:
         name="lmtailor",
         help="Fit a pretrained language model to a task by every known route, compare the routes, and use the winner.",
         help_epilogue=EPILOGUE,
-        help_format="markdown",
+        help_format="plaintext",  # loading rich's Markdown takes a third of the time
         version=__version__,
         console=say.stdout(),
         default_parameter=Parameter(negative=(), show_default=_shown),
@@ -51,7 +52,7 @@ def command_line() -> App:
         suppress_keyboard_interrupt=False,
     )
     for number, verb in enumerate(VERBS):
-        app.command(import_module(f"lmtailor.cli.{verb}").run, name=verb, sort_key=number)
+        app.command(import_module(f"lmtailor.cli.{verb}").run, name=verb, help_format="markdown", sort_key=number)
     return app
 
 

@@ -51,7 +51,7 @@ def the_base(source: str, machine: MachineOptions) -> Base:
     """Load the base, with as many threads as asked.
 
     Raises:
-        InputError: see `load_base`; a number of threads below 1, or an unknown dtype.
+        InputError: see `load_base`.
     """
     use_threads(machine)
     if machine.dtype not in get_args(DTypeName):
@@ -67,16 +67,9 @@ def the_base(source: str, machine: MachineOptions) -> Base:
 
 
 def use_threads(machine: MachineOptions) -> None:
-    """Compute with as many processor threads as asked.
-
-    Raises:
-        InputError: a number below 1.
-    """
-    if machine.threads is None:
-        return
-    if machine.threads < 1:
-        raise InputError(f"--threads is {machine.threads}; it must be at least 1.")
-    torch.set_num_threads(machine.threads)
+    """Compute with as many processor threads as asked."""
+    if machine.threads is not None:
+        torch.set_num_threads(machine.threads)
 
 
 def the_adapter(folder: Path, base: Base, *, any_base: bool) -> Adapter:

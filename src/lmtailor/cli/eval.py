@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
+from cyclopts.types import PositiveInt
 
 from lmtailor.cli import say
 from lmtailor.cli.options import MachineOptions, ReadoutOptions, Settings, TaskOptions
@@ -19,7 +20,7 @@ def run(  # noqa: PLR0913 - every argument is an option
     *,
     split: tuple[str, ...] = ("test",),
     settings: Settings = (),
-    batch_size: int = 32,
+    batch_size: PositiveInt = 32,
     seed: int = 0,
     as_json: Annotated[bool, Parameter(name="--json")] = False,
     any_base: bool = False,

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
+from cyclopts.types import PositiveInt
 
 from lmtailor.cli import say
 from lmtailor.cli.options import MachineOptions
@@ -19,7 +20,7 @@ def run(
     form: Annotated[str, Parameter(name="--format")] = "peft",
     out: Path,
     without_head: bool = False,
-    max_rank: int = 16,
+    max_rank: PositiveInt = 16,
     any_base: bool = False,
     machine: MachineOptions = _MACHINE,
 ) -> None:

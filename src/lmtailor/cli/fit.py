@@ -97,7 +97,7 @@ def run(
     if before is not None and before == _age(out):
         say.plain(f"{out} holds this fit already; nothing was trained.")
     _show_scores(loaded, task, adapter)
-    say.fields({"adapter": _described(adapter, out), "next": choices.predict_command(base, out, task, machine)})
+    _show_adapter(adapter, out, choices.predict_command(base, out, task, machine))
 
 
 def _show_scores(base: "Base", task: "Task", adapter: "Adapter") -> None:
@@ -114,10 +114,11 @@ def _show_scores(base: "Base", task: "Task", adapter: "Adapter") -> None:
     results.show_scores(scores)
 
 
-def _described(adapter: "Adapter", out: Path) -> str:
-    """The folder, and how much is in it."""
+def _show_adapter(adapter: "Adapter", out: Path, command: str) -> None:
+    """The folder, how much is in it, and what to type next."""
     size = sum(file.stat().st_size for file in out.iterdir() if file.is_file())
-    return f"{out} ({adapter.num_parameters:,} trained numbers, {size / 1e6:.2f} MB)"
+    say.fields({"adapter": f"{out} ({adapter.num_parameters:,} trained numbers, {size / 1e6:.2f} MB)"})
+    say.result(f"\nTo use it:\n\n    {command}")
 
 
 def _place(output: OutputOptions, task: "Task", method: str) -> Path:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import Group, Parameter
+from cyclopts.types import PositiveInt
 
 DATA = Group("Data", sort_key=1)
 ANSWER = Group("Readout", sort_key=2)
@@ -84,7 +85,7 @@ class MachineOptions:
     """Type of the weights in memory: float32, bfloat16, float16, or auto for the checkpoint's own."""
     device: str = "cpu"
     """Such as cpu, cuda, cuda:1 or mps."""
-    threads: int | None = None
+    threads: PositiveInt | None = None
     """Processor threads. Those of torch if none is given."""
     revision: str | None = None
     """Branch, tag or commit of a base on the hub."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Group, Parameter
+from cyclopts.types import PositiveInt
 
 from lmtailor.cli import say
 from lmtailor.cli.options import MachineOptions
@@ -49,7 +50,7 @@ def run(
     /,
     *texts: str,
     adapters: Annotated[tuple[str, ...], Parameter(name="--adapter")] = (),
-    batch_size: int = 32,
+    batch_size: PositiveInt = 32,
     any_base: bool = False,
     source: InputOptions = _INPUT,
     machine: MachineOptions = _MACHINE,

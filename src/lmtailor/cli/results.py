@@ -37,4 +37,4 @@ def warn_of_cuts(reading: Reading | None, split: Split) -> None:
 def tell_cuts(count: int, total: int, what: str) -> None:
     """Say how many texts lost their end, if any did."""
     if count:
-        say.warn(f"{what}: {count} of {total} examples are longer than the model takes, and were cut to its length.")
+        say.warn(f"{what}: {count} of {total} examples are longer than the model takes, or than max_length, and lost their end.")

@@ -30,8 +30,10 @@ def stdout() -> Console:
 
 
 def stderr() -> Console:
-    """The console for all that is no result."""
-    return Console(stderr=True, soft_wrap=True, highlight=False)
+    """The console for all that is no result. A terminal's lines break between words; a line for a file stays whole."""
+    console = Console(stderr=True, highlight=False)
+    console.soft_wrap = not console.is_terminal
+    return console
 
 
 def error(message: str) -> None:
