@@ -145,8 +145,6 @@ def compare(
     loaders = {name: _loader(given.get(name), sources.get(name)) for name in about.bases}
     total = sum(1 for _ in chosen.runs())
     with Reporter(console or Console(), metric=task.metrics[0], split=split, total=total) as reporter:
-        for note in task.notes:
-            reporter.note(f"Note: {note}")
         runs = run_plan(chosen, loaders, task, folder, split=split, runner=runner, reporter=reporter, retry=retry)
     return Comparison(folder=folder.path, about=about, runs=tuple(runs))
 
