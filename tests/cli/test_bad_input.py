@@ -144,7 +144,7 @@ def test_cut_texts_are_counted(lmtailor: Command, encoder: Path, data: Path, tmp
         (["--set", "rank=0"], ("rank is 0",)),
         (["--set", "dropout=0.1"], ("dropout is ambiguous", "method.dropout", "readout.dropout")),
         (["--set", "training.epochs=2"], ("training.epochs is given twice", "--epochs")),
-        (["--set", "training.schedule=lineal"], ("training.schedule must be one of linear", "lineal")),
+        (["--set", "training.schedule=lineal"], ("training.schedule must be one of linear", "Did you mean linear?")),
         (["--set", "task.limits.trian=5"], ("trian",)),
         (["--lr", "-1"], ("training.lr is -1",)),
         (["--train", "a.csv"], ("--train and --task are both given",)),

@@ -125,7 +125,9 @@ def _convert_union(value: object, members: Sequence[Any], place: Place) -> objec
                 return _convert(value, member, place, widen=widen)
             except MismatchError:
                 continue
-    raise _mismatch(" or ".join(_asked(member) for member in members), value, place)
+    error = _mismatch(" or ".join(_asked(member) for member in members), value, place)
+    words = [str(option) for member in members if get_origin(member) is Literal for option in get_args(member)]
+    raise MismatchError(f"{error} {near(value, words)}") if isinstance(value, str) and words else error
 
 
 def _eagerness(hint: Any) -> int:
