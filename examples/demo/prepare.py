@@ -88,7 +88,7 @@ class BadInputError(Exception):
 class Sizes:
     """Number of examples of each file; the last two are upper bounds."""
 
-    train: int = 1800
+    train: int = 1500
     dev: int = 300
     test: int = 600
     unlabelled: int = 10_000
