@@ -243,7 +243,8 @@ def test_a_base_that_cannot_be_loaded_fails_its_cells_and_destroys_nothing(
     assert Folder(tmp_path / "out").run("LoRA", 0).record() == kept
     only = replace(from_file, cells=(from_file.cells[1],))
     with pytest.raises(InputError, match="There is no such model"):
-        run(runner, only, base=None)
+        run(runner, only, base=None, out=tmp_path / "new")
+    assert not (tmp_path / "new").exists(), "nothing is half-written"
 
 
 def test_one_base_is_loaded_at_a_time_and_once(
@@ -302,6 +303,9 @@ def test_what_must_be_there(run: Callable[..., Comparison], task: Task, base: Ba
         run(Pretend(), task=None)
     with pytest.raises(InputError, match="names no base, and there are 2"):
         run(Pretend(), base={"a": base, "b": base})
+    elsewhere = replace(PLAN, cells=(replace(PLAN.cells[0], base="a"),))
+    with pytest.raises(InputError, match="The base 'b' is given, but no cell of the plan is on it; they are on a"):
+        run(Pretend(), elsewhere, base={"a": base, "b": base})
     with pytest.raises(InputError, match="holds no comparison"):
         open_comparison(tmp_path / "nothing")
 

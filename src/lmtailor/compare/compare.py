@@ -15,6 +15,7 @@ from lmtailor.compare.commands import Commands, commands
 from lmtailor.compare.default_plan import default_plan
 from lmtailor.compare.folder import About, Folder
 from lmtailor.compare.leaderboard import Leaderboard, Row, Run, make_leaderboard
+from lmtailor.compare.numbers import listed
 from lmtailor.compare.plan import BaseSource, Plan
 from lmtailor.compare.plan_file import read_plan
 from lmtailor.compare.progress import Reporter
@@ -137,15 +138,19 @@ def compare(
     if chosen.metrics:
         task = replace(task, metrics=chosen.metrics)
     split = _ranking_split(task)
-    used = {cell.base for cell in chosen.cells}
+    used = {cell.base for cell in chosen.cells if cell.base is not None}
+    idle = [name for name in given if name not in used]
+    if idle:
+        raise InputError(
+            f"The base {idle[0]!r} is given, but no cell of the plan is on it; they are on {listed(sorted(used)) or 'none'}."
+        )
     named = {name: one.source for name, one in given.items()} | {name: one.source for name, one in sources.items()}
     about = _about(chosen, task, split, {name: source for name, source in named.items() if name in used})
     folder = Folder(Path(out))
-    folder.write_about(about)
     loaders = {name: _loader(given.get(name), sources.get(name)) for name in about.bases}
     total = sum(1 for _ in chosen.runs())
     with Reporter(console or Console(), metric=task.metrics[0], split=split, total=total) as reporter:
-        runs = run_plan(chosen, loaders, task, folder, split=split, runner=runner, reporter=reporter, retry=retry)
+        runs = run_plan(chosen, loaders, task, folder, about=about, runner=runner, reporter=reporter, retry=retry)
     return Comparison(folder=folder.path, about=about, runs=tuple(runs))
 
 

@@ -173,8 +173,11 @@ class Plan:
         return replace(self, cells=tuple(_with_base(cell, bases) for cell in self.cells))
 
     def runs(self) -> Iterator[tuple[Cell, int]]:
-        """Cells with seeds: base by base, since bases are large; within a base every cell once before any a second time."""
-        for base in dict.fromkeys(cell.base for cell in self.cells):
+        """Cells with seeds: base by base, since bases are large; within a base every cell once before any a second time.
+
+        What needs no base comes last.
+        """
+        for base in sorted(dict.fromkeys(cell.base for cell in self.cells), key=lambda base: base is None):
             own = [cell for cell in self.cells if cell.base == base]
             for turn in range(max(len(cell.distinct_seeds) for cell in own)):
                 yield from ((cell, cell.distinct_seeds[turn]) for cell in own if turn < len(cell.distinct_seeds))

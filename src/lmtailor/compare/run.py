@@ -10,7 +10,7 @@ import torch
 
 from lmtailor.base.base import Base
 from lmtailor.compare.cell import Job, Outcome, Runner
-from lmtailor.compare.folder import Folder, RunFolder, folder_bytes
+from lmtailor.compare.folder import About, Folder, RunFolder, folder_bytes
 from lmtailor.compare.leaderboard import Run
 from lmtailor.compare.memory import PeakMemory, quick_collection
 from lmtailor.compare.plan import Cell, Plan
@@ -35,7 +35,7 @@ def run_plan(
     task: Task,
     folder: Folder,
     *,
-    split: str,
+    about: About,
     runner: Runner,
     reporter: Reporter,
     retry: bool = True,
@@ -47,7 +47,7 @@ def run_plan(
         bases: how each of them is loaded.
         task: with the metrics of the comparison.
         folder: where everything is kept.
-        split: the split that ranks.
+        about: what is compared; kept in the folder as soon as there is something to compare.
         runner: carries a run out.
         reporter: is told.
         retry: whether runs that failed before are tried again.
@@ -59,7 +59,7 @@ def run_plan(
         plan=plan,
         task=limited(task, plan.budget.train_examples),
         folder=folder,
-        split=split,
+        split=about.split,
         runner=runner,
         reporter=reporter,
         retry=retry,
@@ -68,19 +68,21 @@ def run_plan(
     runs = list(plan.runs())
     found: list[Run] = []
     errors: list[InputError] = []
-    names = dict.fromkeys(cell.base for cell, _ in runs)
+    names = list(dict.fromkeys(cell.base for cell, _ in runs if cell.base is not None))
     with quick_collection():
-        for name in names:
+        for name in [*names, None]:  # the baseline, which needs no base, comes last
+            if name is None and names and len(errors) == len(names):
+                raise errors[0]
             base = None if name is None else _loaded(bases[name])
             if isinstance(base, InputError):
                 errors.append(base)
+            else:
+                folder.write_about(about)
             for index, (cell, seed) in enumerate(runs):
                 if cell.base == name:
                     remaining = Counter(later.name for later, _ in runs[index + 1 :])
                     found.append(session.run(cell, seed, base, found, remaining))
             del base
-    if errors and len(errors) == len(names.keys() - {None}):
-        raise errors[0]
     return found
 
 
