@@ -90,6 +90,7 @@ class Loop:
         self.per_epoch = steps_in(len(self.train), training.batch_size, training.accumulate)
         self.total = training.max_steps or max(1, math.ceil(training.epochs * self.per_epoch))
         self.progress = Progress()
+        self._order: tuple[int, list[list[int]]] | None = None
         self.best: dict[str, Tensor] = {}
         self.notes: tuple[str, ...] = ()
 
@@ -164,8 +165,7 @@ class Loop:
     def _step(self, source: Source, step: int) -> tuple[float, int]:
         """One optimizer step; its mean loss and its tokens."""
         epoch, within = divmod(step, self.per_epoch)
-        lengths = [item.length for item in self.train]
-        batches = epoch_batches(lengths, self.training.batch_size, self.seed, epoch)
+        batches = self._batches_of(epoch)
         micro = batches[within * self.training.accumulate : (within + 1) * self.training.accumulate]
         examples = sum(map(len, micro))
         set_training(self.base, self.modules)
@@ -192,6 +192,13 @@ class Loop:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return total, tokens
+
+    def _batches_of(self, epoch: int) -> list[list[int]]:
+        """The batches of an epoch, sorted once and not at every step."""
+        if self._order is None or self._order[0] != epoch:
+            lengths = [item.length for item in self.train]
+            self._order = epoch, epoch_batches(lengths, self.training.batch_size, self.seed, epoch)
+        return self._order[1]
 
     def _share(self, tensors: list[Tensor], loss: float, tokens: int) -> tuple[float, int]:
         """Sum gradients, loss and tokens over all processes."""
