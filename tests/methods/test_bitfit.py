@@ -13,9 +13,18 @@ from lmtailor.methods.bitfit import BitFit
 from tests.edits.worn import Worn, apart, base_of, logits, perturbed
 from tests.tiny import FAMILIES, tiny_inputs
 
-NO_SITES = ("pooler", "embeddings_project", "embedding_hidden_mapping_in")
-"""Parts of names of the trunk's projections that are no sites: what only a pooled answer needs, and factors of embeddings."""
-NO_PROJECTIONS = ("embed", "shared", "wte", "wpe", "relative_attention_bias")
+NO_SITES = ("pooler",)
+"""Parts of names of the trunk's projections that are no sites: what only a pooled answer needs."""
+NO_PROJECTIONS = (
+    "word_embeddings",
+    "position_embeddings",
+    "token_type_embeddings",
+    "embed_",
+    "shared",
+    "wte",
+    "wpe",
+    "relative_attention_bias",
+)
 
 
 def biases(base: Base) -> dict[str, torch.Tensor]:

@@ -84,11 +84,13 @@ def _stack_sites(look: Lookup, table: StackTable, prefix: str, blocks: tuple[str
     width = look.typed(name, path, nn.Embedding).embedding_dim
     yield Site(name=name, kind="embedding", module=path, width=width, stack=table.name)
     yield from _norm(look, table, prefix, "embed_norm", table.embed_norm)
+    yield from _projection(look, table, prefix, "project_in", table.project_in)
     calls, seen = Counter(blocks), Counter[str]()
     for number, path in enumerate(blocks):
         yield from BlockSites(look, table, path, number, seen[path], calls[path]).sites()
         seen[path] += 1
     yield from _norm(look, table, prefix, "final_norm", table.final_norm)
+    yield from _projection(look, table, prefix, "project_out", table.project_out)
 
 
 def _norm(look: Lookup, table: StackTable, prefix: str, name: str, module: str | None) -> Iterator[Site]:
@@ -98,3 +100,12 @@ def _norm(look: Lookup, table: StackTable, prefix: str, name: str, module: str |
     gains = look.gain(name, path)
     if gains is not None:
         yield Site(name=name, kind="norm", module=path, width=gains, stack=table.name)
+
+
+def _projection(look: Lookup, table: StackTable, prefix: str, name: str, module: str | None) -> Iterator[Site]:
+    """A projection between the word embeddings' width and the blocks', which models with one width lack."""
+    if module is None or (path := join(prefix, module)) not in look:
+        return
+    name = join(table.name, name)
+    out, width = look.projection(name, path)
+    yield Site(name=name, kind="projection", module=path, width=out, in_width=width, stack=table.name)

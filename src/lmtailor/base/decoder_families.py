@@ -113,6 +113,7 @@ def opt(config: PreTrainedConfig) -> Family:
             ),
         },
         final_norm="decoder.final_layer_norm" if pre and not config._remove_final_layer_norm else None,
+        project_in="decoder.project_in" if projects else None,
         project_out="decoder.project_out" if projects else None,
         causal=True,
         positions="mask",

@@ -67,6 +67,7 @@ ROBERTA = replace(
 ELECTRA = replace(
     BERT,
     name="electra",
+    stacks=(replace(_BERT_STACK, project_in="embeddings_project"),),
     lm_head=LMHead(before=("generator_predictions",), output="generator_lm_head"),
     pooler=None,
 )
@@ -124,6 +125,7 @@ ALBERT = Family(
         replace(
             _BERT_STACK,
             blocks=albert_calls,
+            project_in="encoder.embedding_hidden_mapping_in",
             sublayers={
                 "attn": Sublayer(
                     output="attention.output_dropout",

@@ -89,6 +89,8 @@ class StackTable:
     embed_scale: Callable[[PreTrainedConfig], float] | None = None
     """The root's factor on embeddings of ids that it does not apply to embeddings that are given."""
     embed_norm: str | None = None
+    project_in: str | None = None
+    """A projection of the embeddings to the residual stream's width; there is none where the widths are equal."""
     final_norm: str | None = None
     project_out: str | None = None
     """A projection of the residual stream after the last norm to the width that the LM head reads (OPT-350m)."""

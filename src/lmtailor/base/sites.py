@@ -8,6 +8,7 @@
     block.N.attn.qkv  block.N.ffn.gate_up   a fused projection as a whole     kind "projection"
     block.N.norm1, norm2, …   embed_norm   final_norm                         kind "norm"
     block.N.attn.q_norm  .k_norm   over the features of each head             kind "norm"
+    project_in   project_out   between the embeddings' width and the blocks'  kind "projection"
     lm_head                                                                   kind "projection"
 
 In feed-forward networks `gate` is the projection that goes through the activation, where there are two; `up` is the

@@ -67,8 +67,6 @@ def run(
         retry=not no_retry,
         console=say.stderr(),
     )
-    for note in comparison.about.notes:
-        say.warn(note)
     _show(comparison)
 
 

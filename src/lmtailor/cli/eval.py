@@ -6,7 +6,6 @@ from typing import Annotated
 from cyclopts import Parameter
 from cyclopts.types import PositiveInt
 
-from lmtailor.cli import say
 from lmtailor.cli.options import MachineOptions, ReadoutOptions, Settings, TaskOptions
 from lmtailor.core.errors import InputError
 
@@ -51,7 +50,7 @@ def run(  # noqa: PLR0913 - every argument is an option
         machine: How it is loaded.
     """
     from lmtailor.cli import choices, results
-    from lmtailor.infer.evaluate import evaluate, plain_adapter
+    from lmtailor.infer.evaluate import plain_adapter
 
     if adapter is not None and (answer != _ANSWER or any(not text.startswith(choices.TASK) for text in settings)):
         raise InputError(f"The adapter {adapter} has a readout of its own. Leave it out, or the readout and its settings.")
@@ -66,9 +65,7 @@ def run(  # noqa: PLR0913 - every argument is an option
         asked = choices.the_adapter(adapter, loaded, any_base=any_base)
     scores = {}
     for own in splits:
-        with say.progress(f"scoring {own.name}") as tell:
-            scores[own.name] = evaluate(loaded, task, asked, split=own.name, batch_size=batch_size, seed=seed, progress=tell)
-        results.warn_of_cuts(asked.reading, own)
+        scores[own.name] = results.score_split(loaded, task, asked, own.name, batch_size=batch_size, seed=seed)
     if as_json:
         results.write_scores(scores, {"base": base, "adapter": str(adapter) if adapter else None, "task": task.name})
     else:

@@ -101,16 +101,12 @@ def run(
 
 
 def _show_scores(base: "Base", task: "Task", adapter: "Adapter") -> None:
-    """Scores on dev as the fit measured them, and on all test sets; and what was cut."""
+    """Scores on dev as the fit measured them, and on all test sets."""
     from lmtailor.cli import results
-    from lmtailor.infer.evaluate import evaluate
 
     scores = dict(adapter.scores)
     for name in (name for name in ("test", *task.ood) if name in task.splits):
-        with say.progress(f"scoring {name}") as progress:
-            scores[name] = evaluate(base, task, adapter, split=name, progress=progress)
-    for name in ("train", *scores):
-        results.warn_of_cuts(adapter.reading, task.split(name))
+        scores[name] = results.score_split(base, task, adapter, name)
     results.show_scores(scores)
 
 

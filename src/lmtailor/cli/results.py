@@ -1,11 +1,21 @@
 """Scores as a table, and what was cut."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
+from lmtailor.base.base import Base
 from lmtailor.cli import say
-from lmtailor.readouts.readout import Reading
-from lmtailor.tasks.example import Example, Split
+from lmtailor.infer.evaluate import measure, predict_split
+from lmtailor.store.adapter import Adapter
 from lmtailor.tasks.metrics import Scores
+from lmtailor.tasks.task import Task
+
+
+def score_split(base: Base, task: Task, adapter: Adapter, split: str, *, batch_size: int = 32, seed: int = 0) -> Scores:
+    """Score an adapter on a split, with progress; say what was cut."""
+    with say.progress(f"scoring {split}") as progress:
+        predictions = predict_split(base, task, adapter, split=split, batch_size=batch_size, progress=progress)
+    tell_cuts(predictions.cut, len(predictions.ids), split)
+    return measure(task, predictions, seed=seed)
 
 
 def show_scores(scores: Mapping[str, Scores]) -> None:
@@ -21,17 +31,6 @@ def show_scores(scores: Mapping[str, Scores]) -> None:
 def write_scores(scores: Mapping[str, Scores], about: Mapping[str, str | None]) -> None:
     """One JSON object: what was scored, and the scores by split and metric."""
     say.json_line({**about, "scores": {split: own.to_mapping() for split, own in scores.items()}}, indent=2)
-
-
-def cut(reading: Reading, examples: Iterable[Example]) -> int:
-    """How many examples are longer than the model takes."""
-    return sum(reading.encode(example).cut > 0 for example in examples)
-
-
-def warn_of_cuts(reading: Reading | None, split: Split) -> None:
-    """Say how many texts of a split lost their end, if any did."""
-    if reading is not None:
-        tell_cuts(cut(reading, split), len(split), split.name)
 
 
 def tell_cuts(count: int, total: int, what: str) -> None:

@@ -150,6 +150,8 @@ def compare(
     loaders = {name: _loader(given.get(name), sources.get(name)) for name in about.bases}
     total = sum(1 for _ in chosen.runs())
     with Reporter(console or Console(), metric=task.metrics[0], split=split, total=total) as reporter:
+        for text in about.notes:
+            reporter.warn(text)
         runs = run_plan(chosen, loaders, task, folder, about=about, runner=runner, reporter=reporter, retry=retry)
     return Comparison(folder=folder.path, about=about, runs=tuple(runs))
 

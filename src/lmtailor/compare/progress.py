@@ -61,6 +61,10 @@ class Reporter:
         """A line that is not about one run."""
         self.console.print(Text(text))
 
+    def warn(self, text: str) -> None:
+        """What whoever reads the results must know."""
+        self.console.print(Text.assemble(("warning: ", "bold yellow"), (text, "yellow")))
+
     def started(self, cell: str, seed: int) -> None:
         """A run begins."""
         self._flush()

@@ -16,6 +16,9 @@ from lmtailor.edits.edit import Edit
 from lmtailor.edits.edits import Edits
 from lmtailor.edits.kinds import PrefixEdit, WeightEdit
 
+_LATE = ("final_norm", "project_out")
+"""Sites of a stack that act after its last block."""
+
 
 def frozen_blocks(base: Base, edits: Edits, layers: Sequence[int] = ()) -> int:
     """How many of the first blocks no edit touches and no readout reads; 0 where nothing can be kept.
@@ -48,8 +51,7 @@ def _block(base: Base, edit: Edit, count: int) -> int:
         return count if edit.site in _late_parameters(base) else 0
     site = base.sites[edit.site]
     if site.stack == stack.name and site.name != "lm_head":
-        late = site.kind == "norm" and site.name.endswith("final_norm")
-        return count if late else (site.block or 0)
+        return count if site.name.endswith(_LATE) else (site.block or 0)
     return count
 
 
@@ -57,7 +59,7 @@ def _late_parameters(base: Base) -> set[str]:
     """Paths of the parameters that act after the first stack's blocks, and nowhere before."""
     model = base.model
     late = [path for stack in base.stacks[1:] for path in stack.blocks]
-    late += [site.module for site in base.sites.values() if site.name.endswith("final_norm")]
+    late += [site.module for site in base.sites.values() if site.name.endswith(_LATE)]
     early = {id(parameter) for parameter in base.trunk.parameters()}
     after = {id(parameter) for path in late for parameter in base.module(path).parameters()}
     return {path for path, parameter in model.named_parameters() if id(parameter) in after or id(parameter) not in early}

@@ -96,7 +96,7 @@ class Loop:
 
     def run(self) -> Adapter:
         """Train to the end and return the adapter with the weights to keep."""
-        notes = [self._cut_note()] if any(item.cut for item in self.train) else []
+        notes = [_cut_note(*split) for split in (("train", self.train), ("dev", self.dev)) if any(item.cut for item in split[1])]
         if self.path is not None and self.path.exists():
             self._restore(load_checkpoint(self.path, self.identity))
             notes.append(f"resumed at step {self.progress.step}")
@@ -113,7 +113,7 @@ class Loop:
                 self._tell_start()
                 self._steps(source, dev_source, before, clock)
             except BaseException as error:
-                self._tell_end(f"stopped by {type(error).__name__}")
+                self._tell_end("interrupted" if isinstance(error, KeyboardInterrupt) else f"stopped by {type(error).__name__}")
                 raise
             finally:
                 set_eval(self.base)
@@ -280,11 +280,6 @@ class Loop:
         self.best = {name: tensor.to(self.base.device) for name, tensor in checkpoint.best.items()}
         self.progress = replace(checkpoint.progress)
 
-    def _cut_note(self) -> str:
-        cut = [item.cut for item in self.train if item.cut]
-        texts = f"{len(cut):,} of {len(self.train):,} training texts"
-        return f"{texts} are longer than the model takes; {sum(cut):,} tokens were cut off"
-
     def _tell_start(self) -> None:
         event = Started(
             method=type(self.adapter.method).__name__,
@@ -308,3 +303,8 @@ def _trainable(adapter: Adapter, base: Base) -> Adapter:
     """The adapter with float32 leaves that require gradients, on the base's device."""
     state: Mapping[str, Tensor] = on_device(adapter, base.device).state
     return adapter.with_state({name: tensor.detach().float().clone().requires_grad_() for name, tensor in state.items()})
+
+
+def _cut_note(split: str, items: Sequence[Encoded]) -> str:
+    cut = [item.cut for item in items if item.cut]
+    return f"{len(cut):,} of {len(items):,} texts of {split} are longer than the model takes; {sum(cut):,} tokens were cut off"

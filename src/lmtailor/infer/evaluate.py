@@ -76,6 +76,19 @@ def predict_examples(
     )
 
 
+def predict_split(
+    base: Base, task: Task, adapter: Adapter, *, split: str = "test", batch_size: int = 32, progress: Progress | None = None
+) -> Predictions:
+    """Run an adapter on a split of a task.
+
+    Raises:
+        InputError: other labels than the task's, an unknown split.
+    """
+    if adapter.reading is not None and adapter.labels != task.labels:
+        raise InputError(f"The adapter answers with {list(adapter.labels)}, the task has the labels {list(task.labels)}.")
+    return predict_examples(base, adapter, task.split(split).examples, batch_size=batch_size, progress=progress)
+
+
 def measure(task: Task, predictions: Predictions, *, seed: int = 0) -> Scores:
     """The task's metrics of predictions, each with n and a bootstrap interval.
 
@@ -123,7 +136,5 @@ def evaluate(
     if adapter is None:
         assert readout is not None
         adapter = plain_adapter(base, task, readout, seed=seed)
-    if adapter.reading is not None and adapter.labels != task.labels:
-        raise InputError(f"The adapter answers with {list(adapter.labels)}, the task has the labels {list(task.labels)}.")
-    predictions = predict_examples(base, adapter, task.split(split).examples, batch_size=batch_size, progress=progress)
+    predictions = predict_split(base, task, adapter, split=split, batch_size=batch_size, progress=progress)
     return measure(task, predictions, seed=seed)

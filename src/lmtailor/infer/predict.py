@@ -29,6 +29,8 @@ class Answer:
     """Regression: the predicted value."""
     scores: Mapping[str, float]
     """Classification: label → probability, the softmax of the scores."""
+    cut: int = 0
+    """Tokens of the input that were cut off to fit the model."""
 
 
 def predict(
@@ -64,7 +66,7 @@ def predict(
     answers: dict[int, Answer] = {}
     for chunk in _chunks(order, slots, batch_size, split=whole):
         scores = _scores(base, many, readings, [slots[i] for i in chunk], [items[i] for i in chunk])
-        answers.update((i, answer(readings[slots[i]], row)) for i, row in zip(chunk, scores, strict=True))
+        answers.update((i, answer(readings[slots[i]], row, cut=items[i].cut)) for i, row in zip(chunk, scores, strict=True))
         if progress is not None:
             progress(len(answers), len(items))
     return [answers[i] for i in range(len(items))]
@@ -90,13 +92,13 @@ def as_example(raw: RawInput, reading: Reading, number: int) -> Example:
     return Example(id=f"input/{number}", fields=fields)
 
 
-def answer(reading: Reading, scores_C: Tensor) -> Answer:
+def answer(reading: Reading, scores_C: Tensor, *, cut: int = 0) -> Answer:
     """One row of scores as an answer."""
     if reading.kind == "regression":
-        return Answer(label=None, value=float(scores_C[0]), scores={})
+        return Answer(label=None, value=float(scores_C[0]), scores={}, cut=cut)
     shares = torch.softmax(scores_C.float(), 0).tolist()
     best = max(range(len(shares)), key=shares.__getitem__)
-    return Answer(label=reading.labels[best], value=None, scores=dict(zip(reading.labels, shares, strict=True)))
+    return Answer(label=reading.labels[best], value=None, scores=dict(zip(reading.labels, shares, strict=True)), cut=cut)
 
 
 def _scores(base: Base, adapters: list[Adapter], readings: list[Reading], slots: list[int], items: list[Encoded]) -> list[Tensor]:

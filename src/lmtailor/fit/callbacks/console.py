@@ -16,6 +16,8 @@ class ConsoleCallback:
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(stderr=True)
+        # A terminal's lines break between words; a line for a file stays whole.
+        self.console.soft_wrap = not self.console.is_terminal
         self._progress: Progress | None = None
         self._bar: TaskID | None = None
         self._total = 0
@@ -29,11 +31,10 @@ class ConsoleCallback:
         share = 100 * event.trained / max(1, event.total)
         self.console.print(
             f"[bold]{event.method}[/] · {event.readout} · {event.trained:,} trained numbers ({share:.2g} % of the base) · "
-            f"{event.examples:,} examples · {event.steps:,} steps",
-            soft_wrap=True,
+            f"{event.examples:,} examples · {event.steps:,} steps"
         )
         for note in event.notes:
-            self.console.print(f"  [dim]{note}[/]", soft_wrap=True)
+            self.console.print(f"  [dim]{note}[/]")
         self._total, self._first = event.steps, event.step
         self._begun = self._said = time.monotonic()
         if self.console.is_terminal:
@@ -72,7 +73,6 @@ class ConsoleCallback:
         self.console.print(
             f"  epoch {event.epoch:.2f} · step {event.step} · loss {event.loss:.4f} · dev {shown}{star}",
             highlight=False,
-            soft_wrap=True,
         )
 
     def ended(self, event: Ended) -> None:
@@ -80,4 +80,4 @@ class ConsoleCallback:
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
-        self.console.print(f"  {event.reason} after {event.step} steps, {event.seconds:.1f} s", highlight=False, soft_wrap=True)
+        self.console.print(f"  {event.reason} after {event.step} steps, {event.seconds:.1f} s", highlight=False)
