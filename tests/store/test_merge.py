@@ -16,7 +16,8 @@ from transformers import (
 )
 
 from lmtailor.base.base import Base
-from lmtailor.core.errors import AdapterFileError, InputError, UnsupportedError
+from lmtailor.core.errors import AdapterFileError, InputError, StateError, UnsupportedError
+from lmtailor.edits.attach import attach
 from lmtailor.methods.bitfit import BitFit
 from lmtailor.methods.frozen import Frozen
 from lmtailor.methods.full import Full
@@ -164,6 +165,14 @@ def test_a_wrong_base_is_refused() -> None:
     base, other = tiny_base("llama"), tiny_base("llama", num_hidden_layers=2)
     with pytest.raises(AdapterFileError, match=r"made for tiny-llama"):
         merge(other, moved_adapter(base, LoRA(rank=2)))
+
+
+def test_a_base_with_something_attached_is_refused() -> None:
+    """Its weights may be another adapter's just then."""
+    base = tiny_base("bert")
+    full, lora = (new_adapter(base, method=method) for method in (Full(), LoRA()))
+    with attach(base, full), pytest.raises(StateError, match="attached to this base already"):
+        merge(base, lora)
 
 
 def test_bfloat16_weights_stay_bfloat16() -> None:

@@ -24,7 +24,7 @@ from lmtailor.compare.report.page import make_page
 from lmtailor.compare.run import kept_run, run_plan
 from lmtailor.compare.table import show
 from lmtailor.core.errors import InputError
-from lmtailor.core.files import write_text
+from lmtailor.core.files import alone, write_text
 from lmtailor.tasks.card import load_task
 from lmtailor.tasks.task import Task
 
@@ -149,7 +149,8 @@ def compare(
     folder = Folder(Path(out))
     loaders = {name: _loader(given.get(name), sources.get(name)) for name in about.bases}
     total = sum(1 for _ in chosen.runs())
-    with Reporter(console or Console(), metric=task.metrics[0], split=split, total=total) as reporter:
+    reporter = Reporter(console or Console(), metric=task.metrics[0], split=split, total=total)
+    with alone(folder.path), reporter:
         for text in about.notes:
             reporter.warn(text)
         runs = run_plan(chosen, loaders, task, folder, about=about, runner=runner, reporter=reporter, retry=retry)

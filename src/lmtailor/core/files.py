@@ -8,6 +8,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from lmtailor.core.errors import InputError
 
 
@@ -59,6 +61,30 @@ def inside(folder: Path, name: str) -> Path:
     if path == root or root not in path.parents:
         raise InputError(f"{name!r} leads out of {folder}. Names must stay inside their folder.")
     return path
+
+
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Inside, no other process is inside with the same folder. A killed process holds nothing, and an empty folder is removed.
+
+    Raises:
+        InputError: another process is, or the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / ".lock", timeout=0)
+        lock.acquire()
+    except Timeout:
+        raise InputError(f"Another process is writing to {folder}. Wait until it has ended, or choose another folder.") from None
+    except OSError as error:
+        raise disk_error(error, folder) from error
+    try:
+        yield
+    finally:
+        Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
+        with contextlib.suppress(OSError):
+            folder.rmdir()
 
 
 def sha256(path: Path) -> str:

@@ -103,10 +103,7 @@ class Attached:
             StateError: something is attached to this base already, here or in another thread.
         """
         with _lock:
-            if self.base.model in _attached:
-                raise StateError(
-                    "Adapters are attached to this base already. Leave that `with attach(...)` first, or name all rows in one."
-                )
+            check_free(self.base)
             _attached.add(self.base.model)
         try:
             self._install()
@@ -221,6 +218,18 @@ class Attached:
                 f"A row {what}, so there is nothing to read its answer with. Read only rows whose adapter has a readout."
             )
         return reading
+
+
+def check_free(base: Base) -> None:
+    """Refuse a base to which something is attached.
+
+    Raises:
+        StateError: something is.
+    """
+    if base.model in _attached:
+        raise StateError(
+            "Adapters are attached to this base already. Leave that `with attach(...)` first, or name all rows in one."
+        )
 
 
 def attach(base: Base, adapters: Attachable | Sequence[Attachable], rows: Sequence[int | None] | None = None) -> Attached:

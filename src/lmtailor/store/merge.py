@@ -19,6 +19,7 @@ from lmtailor.base.base import Base
 from lmtailor.base.sites import Site
 from lmtailor.base.trunk import trunk_of
 from lmtailor.core.errors import InputError, UnsupportedError
+from lmtailor.edits.attach import check_free
 from lmtailor.edits.edit import Edit
 from lmtailor.edits.kinds import NormEdit, ProjectionEdit, WeightEdit
 from lmtailor.methods import method_name
@@ -47,8 +48,10 @@ def merge(base: Base, adapter: Adapter, *, without_head: bool = False) -> PreTra
         UnsupportedError: the method is no change of weights, the model could not be saved and loaded again, or it has a
             head that no class of transformers has.
         AdapterFileError: the adapter was made for another base.
+        StateError: something is attached to the base.
     """
     check_base(adapter, base)
+    check_free(base)
     reading = adapter.reading
     native = isinstance(reading, HeadReading) and reading.native is not None
     if reading is not None and reading.parameters() and not native and not without_head:

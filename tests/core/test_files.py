@@ -1,0 +1,46 @@
+"""Files that are whole or absent, and folders that one process has alone."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lmtailor.core.errors import InputError
+from lmtailor.core.files import alone
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from lmtailor.core.files import alone
+with alone(Path(sys.argv[1])):
+    print("inside", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_a_folder_belongs_to_one_process_until_it_ends_or_is_killed(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    with subprocess.Popen([sys.executable, "-c", HOLD, str(folder)], stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        try:
+            assert other.stdout.readline() == "inside\n"
+            with pytest.raises(InputError, match=r"Another process is writing to .*out\. Wait"), alone(folder):
+                pass
+        finally:
+            other.kill()
+    with alone(folder):
+        (folder / "result").touch()
+    assert [path.name for path in folder.iterdir()] == ["result"], "no lock is left"
+
+
+def test_a_folder_that_stays_empty_is_removed(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no"), alone(tmp_path / "out"):
+        raise InputError("no")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="Cannot write"), alone(tmp_path / "file" / "out"):
+        pass
