@@ -9,7 +9,8 @@ import pytest
 
 import lmtailor.methods
 from lmtailor.core.errors import InputError
-from lmtailor.methods import catalogue, method_class, method_name
+from lmtailor.methods import catalogue, discovery, method_class, method_name
+from lmtailor.methods.discovery import discovered
 from lmtailor.methods.lora import LoRA
 
 SOURCE = '''
@@ -40,9 +41,9 @@ class Nothing(Method):
 @pytest.fixture(autouse=True)
 def forgotten() -> Iterator[None]:
     """The catalogue is read anew before and after each test."""
-    catalogue.cache_clear()
+    discovered.cache_clear()
     yield
-    catalogue.cache_clear()
+    discovered.cache_clear()
 
 
 def add(monkeypatch: pytest.MonkeyPatch, folder: Path, name: str, source: str) -> None:
@@ -54,12 +55,12 @@ def add(monkeypatch: pytest.MonkeyPatch, folder: Path, name: str, source: str) -
 def install(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     """An entry point of somebody's package."""
     points = EntryPoints([EntryPoint(name=name, value=value, group="lmtailor.methods")])
-    monkeypatch.setattr(lmtailor.methods, "entry_points", lambda group: points.select(group=group))
+    monkeypatch.setattr(discovery, "entry_points", lambda group: points.select(group=group))
 
 
 def test_every_file_is_a_method_under_its_name() -> None:
     folder = Path(lmtailor.methods.__path__[0])
-    files = {path.stem for path in folder.glob("*.py")} - {"__init__", "method"}
+    files = {path.stem for path in folder.glob("[a-z]*.py")} - {"discovery", "method"}
     assert set(catalogue()) == files
     assert list(catalogue()) == sorted(files)
     for name, method in catalogue().items():

@@ -14,7 +14,7 @@ from dataclasses import is_dataclass
 from typing import TYPE_CHECKING, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from lmtailor.core.errors import InputError, near
-from lmtailor.core.typed import Given, Place, build, found, init_fields
+from lmtailor.core.typed import Given, Place, Variants, build, found, init_fields
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -111,7 +111,8 @@ def resolve_name(name: str, known: Mapping[str, type]) -> str:
 
 def _plain(value: object) -> object:
     if is_dataclass(value) and not isinstance(value, type):
-        return {name: _plain(getattr(value, name)) for name in init_fields(type(value))}
+        own = {"name": value.variant_name()} if isinstance(value, Variants) else {}
+        return own | {name: _plain(getattr(value, name)) for name in init_fields(type(value))}
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -126,7 +127,8 @@ def _paths(cls: type, prefix: str) -> Iterator[tuple[str, bool]]:
         path = f"{prefix}.{name}" if prefix else name
         members = get_args(hints[name]) if get_origin(hints[name]) in (Union, types.UnionType) else (hints[name],)
         origins = [get_origin(member) for member in members]
-        yield path, any(isinstance(origin, type) and issubclass(origin, Mapping) for origin in origins)
+        tables = [origin for origin in origins if isinstance(origin, type) and issubclass(origin, Mapping)]
+        yield path, bool(tables) or any(isinstance(member, type) and issubclass(member, Variants) for member in members)
         for member in members:
             if is_dataclass(member) and isinstance(member, type):
                 yield from _paths(member, path)

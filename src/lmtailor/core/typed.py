@@ -3,6 +3,7 @@
 import json
 import math
 import types
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -19,6 +20,27 @@ class Given(str):
     """Text of a value as typed on the command line; it is read by the type of the field it is for."""
 
     __slots__ = ()
+
+
+class Variants(ABC):
+    """A dataclass of which subclasses are found by name: as a setting it is a table whose `name` says which."""
+
+    @classmethod
+    @abstractmethod
+    def variants(cls) -> Mapping[str, type[Any]]:
+        """The subclasses by name."""
+
+    @classmethod
+    def variant_name(cls) -> str:
+        """The name of this subclass.
+
+        Raises:
+            InputError: it has none, so it cannot be stored.
+        """
+        for name, variant in cls.variants().items():
+            if variant is cls:
+                return name
+        raise InputError(f"{cls.__name__} is not found by any name, so it cannot be stored. Put it into a file of its own.")
 
 
 class Place:
@@ -63,6 +85,8 @@ def _convert(value: object, hint: Any, place: Place, *, widen: bool = True) -> A
     origin, args = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
         return _convert_union(value, args, place)
+    if isinstance(hint, type) and issubclass(hint, Variants):
+        return _convert_variant(value, hint, place)
     if is_dataclass(hint) and isinstance(hint, type):
         return build(hint, _object(value), place)
     if origin is Literal:
@@ -79,6 +103,17 @@ def _convert(value: object, hint: Any, place: Place, *, widen: bool = True) -> A
     if hint in (bool, int, float, str, type(None)):
         return _convert_scalar(value, hint, place, widen)
     raise TypeError(f"Settings cannot hold values of type {hint} ({place}).")
+
+
+def _convert_variant(value: object, hint: type[Variants], place: Place) -> object:
+    table = {"name": str(value)} if isinstance(value, str) and not value.startswith("{") else _object(value)
+    if not isinstance(table, Mapping):
+        raise _mismatch("a name or a table", value, place)
+    known = hint.variants()
+    name = table.get("name")
+    if not isinstance(name, str) or name not in known:
+        raise InputError(f"{place / 'name'} must be one of {', '.join(known)}; found {found(name)}. {near(str(name), known)}")
+    return build(known[name], {key: item for key, item in table.items() if key != "name"}, place)
 
 
 def _convert_scalar(value: object, hint: Any, place: Place, widen: bool) -> object:

@@ -3,6 +3,7 @@
 Fields are of three sorts, declared by `trained`, `per_row` and plain settings:
 
 trained    a tensor that a method trains; a padded axis may be filled with zeros without changing the result
+fixed      a tensor that is stored with the adapter, but not trained: a frozen projection, indices
 per_row    a number that may differ from row to row (a scale); stacked to (R, 1, 1)
 settings   anything else; edits are computed in one batched call only if their settings are equal
 
@@ -20,10 +21,28 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from lmtailor.base.sites import Sites
 
-def trained(*, pad: tuple[int, ...] = ()) -> Any:
-    """A field for a trained tensor. `pad`: axes of the solo tensor along which zeros may be appended."""
-    return field(metadata={"sort": "trained", "pad": pad})
+
+def trained(*, pad: tuple[int, ...] = (), shared: str = "", optional: bool = False) -> Any:
+    """A field for a trained tensor.
+
+    Args:
+        pad: axes of the solo tensor along which zeros may be appended.
+        shared: the name under which all edits of an adapter hold one tensor, such as "phm"; it is stored and counted once.
+        optional: whether it may be None, its default.
+    """
+    return _tensor("trained", pad, shared, optional)
+
+
+def fixed(*, pad: tuple[int, ...] = (), shared: str = "", optional: bool = False) -> Any:
+    """A field for a tensor that is stored but not trained; the arguments are those of `trained`."""
+    return _tensor("fixed", pad, shared, optional)
+
+
+def _tensor(sort: str, pad: tuple[int, ...], shared: str, optional: bool) -> Any:
+    metadata = {"sort": sort, "pad": pad, "shared": shared}
+    return field(default=None, metadata=metadata) if optional else field(metadata=metadata)
 
 
 def per_row(default: float | None = None) -> Any:
@@ -40,6 +59,8 @@ class Context:
     """Whether dropout is active at this site."""
     phase: Literal["prefill", "decode"] = "prefill"
     """decode: keys and values of earlier tokens are in a cache."""
+    draw: int | None = None
+    """A number of this pass of training, for edits that choose by chance; None where nothing is drawn."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -50,22 +71,41 @@ class Edit(ABC):
     """Name of the site where it acts."""
 
     @classmethod
-    def _of_sort(cls, sort: str) -> tuple[Field[Any], ...]:
-        return tuple(f for f in fields(cls) if f.metadata.get("sort") == sort)
+    def _of_sort(cls, *sorts: str) -> tuple[Field[Any], ...]:
+        return tuple(f for f in fields(cls) if f.metadata.get("sort") in sorts)
 
     def trained(self) -> dict[str, Tensor]:
         """The trained tensors by field name; fields that are None are left out."""
-        values = {f.name: getattr(self, f.name) for f in self._of_sort("trained")}
+        return self._tensors("trained")
+
+    def fixed(self) -> dict[str, Tensor]:
+        """The tensors that are stored but not trained, likewise."""
+        return self._tensors("fixed")
+
+    def _tensors(self, sort: str) -> dict[str, Tensor]:
+        values = {f.name: getattr(self, f.name) for f in self._of_sort(sort)}
         return {name: value for name, value in values.items() if value is not None}
 
+    @classmethod
+    def shared_name(cls, field_name: str) -> str:
+        """The name under which a tensor is shared by all edits of an adapter, or ""."""
+        return next(str(f.metadata["shared"]) for f in fields(cls) if f.name == field_name)
+
     def with_tensors(self, tensors: dict[str, Tensor]) -> Self:
-        """This edit with other trained tensors."""
+        """This edit with other tensors."""
         return replace(self, **cast(dict[str, Any], tensors))
+
+    def check(self, sites: Sites) -> None:  # noqa: B027 - most edits have nothing to check
+        """See that fixed tensors of a stranger's file mean something on this base.
+
+        Raises:
+            AdapterFileError: they do not.
+        """
 
     def stack_key(self) -> Hashable:
         """Solo edits with equal keys are computed in one batched call."""
         shapes = []
-        for f in self._of_sort("trained"):
+        for f in self._of_sort("trained", "fixed"):
             tensor: Tensor | None = getattr(self, f.name)
             pads = f.metadata["pad"]
             shapes.append(
@@ -81,7 +121,7 @@ class Edit(ABC):
         One edit is only viewed with a leading axis of 1, so that gradients and later updates reach it.
         """
         joined: dict[str, Any] = {}
-        for f in cls._of_sort("trained"):
+        for f in cls._of_sort("trained", "fixed"):
             tensors = [getattr(edit, f.name) for edit in edits]
             joined[f.name] = None if tensors[0] is None else _join(tensors, f.metadata["pad"], dtype)
         device = next((value.device for value in joined.values() if value is not None), None)
@@ -92,7 +132,7 @@ class Edit(ABC):
 
     def take(self, slots: Tensor) -> Self:
         """A stacked edit with one entry a row, (len(slots), …)."""
-        names = [f.name for f in (*self._of_sort("trained"), *self._of_sort("per_row"))]
+        names = [f.name for f in self._of_sort("trained", "fixed", "per_row")]
         return replace(self, **{n: getattr(self, n).index_select(0, slots) for n in names if getattr(self, n) is not None})
 
 
@@ -106,6 +146,7 @@ def freshness(tensors: Sequence[Tensor]) -> tuple[Hashable, bool]:
 
 
 def _join(tensors: Sequence[Tensor], pads: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    dtype = dtype if tensors[0].is_floating_point() else tensors[0].dtype
     if len(tensors) == 1:
         return tensors[0].unsqueeze(0).to(dtype)
     shape = [max(tensor.shape[axis] for tensor in tensors) for axis in range(tensors[0].ndim)]

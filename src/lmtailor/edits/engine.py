@@ -34,6 +34,8 @@ class Engine:
     adapters: tuple[Edits, ...]
     rows: Rows
     phase: str = "prefill"
+    draw: int | None = None
+    """What edits that choose by chance draw from in this pass; None outside of training."""
     recording: bool = False
     """A pass that only leaves keys and values; nothing but edits of states and static prefixes acts."""
     alive: bool = True
@@ -115,7 +117,7 @@ class Engine:
 
     def context(self, module: nn.Module) -> Context:
         """What edits at a module may know of the pass."""
-        return Context(training=module.training, phase="decode" if self.phase == "decode" else "prefill")
+        return Context(training=module.training, phase="decode" if self.phase == "decode" else "prefill", draw=self.draw)
 
 
 class Station:

@@ -12,8 +12,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from lmtailor.base.sites import Sites
 from lmtailor.base.views import LinearView, NormView
-from lmtailor.edits.edit import Context, Edit, trained
+from lmtailor.core.errors import AdapterFileError
+from lmtailor.edits.edit import Context, Edit, fixed, trained
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -147,10 +149,17 @@ class DenseWeight(WeightEdit):
 class SparseWeight(WeightEdit):
     """A parameter of which some entries are trained."""
 
-    index: Tensor
-    """Positions in the flattened parameter (n,), int64."""
+    index: Tensor = fixed()
+    """Positions in the flattened parameter (n,), int64, each once."""
     value: Tensor = trained()
     """The entries' new values (n,)."""
+
+    def check(self, sites: Sites) -> None:
+        """Positions must be those of entries, each once."""
+        size = sites.parameters()[self.site].numel()
+        index = self.index
+        if len(index) and (int(index.min()) < 0 or int(index.max()) >= size or len(torch.unique(index)) < len(index)):
+            raise AdapterFileError(f"The indices of {self.site} are not positions in its {size} numbers, each once.")
 
     def weight(self, base: Tensor) -> Tensor:
         """The base's parameter with the trained entries put in."""

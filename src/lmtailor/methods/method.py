@@ -3,14 +3,16 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from torch import Generator, Tensor
 
 from lmtailor.base.base import Base
 from lmtailor.base.sites import Sites
+from lmtailor.core.typed import Variants
 from lmtailor.edits.edits import Edits
+from lmtailor.methods.discovery import discovered
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,8 +32,11 @@ Start = Literal["identity", "near", "elsewhere"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Method(ABC):
-    """Base of all methods. A subclass is final and lives in a file of its own; the file's name is the method's name."""
+class Method(Variants):
+    """Base of all methods. A subclass is final and lives in a file of its own; the file's name is the method's name.
+
+    `a + b` is their union: both sets of edits, trained and saved as one.
+    """
 
     recipe: ClassVar[Recipe] = Recipe()
     paper: ClassVar[str] = ""
@@ -41,6 +46,19 @@ class Method(ABC):
     start: ClassVar[Start] = "elsewhere"
     examples: ClassVar[tuple[Mapping[str, Any], ...]] = ({},)
     """Settings that fit a toy model, one for each way in which the method computes: what the conformance suite runs."""
+    passes: ClassVar[int] = 1
+    """Forward passes of a training batch, each with a draw of its own (`Context.draw`). With 2, p and q, the loss is the first
+    one's plus ½(KL(p‖q) + KL(q‖p))."""
+
+    @classmethod
+    def variants(cls) -> Mapping[str, type["Method"]]:
+        """All methods by name."""
+        return discovered(Method)
+
+    def __add__(self, other: "Method") -> "Method":
+        """The union of two methods."""
+        union: Any = self.variants()["union"]
+        return cast(Method, union(parts=(*_parts(self), *_parts(other))))
 
     @abstractmethod
     def edits(self, sites: Sites, rng: Generator | None) -> Edits:
@@ -65,6 +83,17 @@ class Words:
     extra: Mapping[str, str] = field(default_factory=dict)
 
 
+def _parts(method: Method) -> tuple[Method, ...]:
+    """The parts of a union, or the method itself."""
+    return method.parts if isinstance(method, Unites) else (method,)
+
+
+class Unites(ABC):
+    """A method that is several."""
+
+    parts: tuple[Method, ...]
+
+
 class Starts(ABC):
     """A method whose start is computed with the base: real words, calibration."""
 
@@ -79,6 +108,57 @@ class Finishes(ABC):
     @abstractmethod
     def finished(self, edits: Edits) -> tuple[Method, Edits]:
         """The plain method and edits that do the same. Called once, after training."""
+
+
+class Rates(ABC):
+    """A method whose tensors learn at different rates."""
+
+    @abstractmethod
+    def rates(self, edits: Edits) -> Mapping[str, float]:
+        """Name in `edits.state()` → factor of the learning rate; what is left out has 1."""
+
+
+class Penalises(ABC):
+    """A method with a term of its own in the loss."""
+
+    @abstractmethod
+    def penalty(self, edits: Edits) -> Tensor:
+        """What is added to the loss of each step, a scalar with gradient."""
+
+
+class Steps(ABC):
+    """A method that changes its tensors besides the optimizer: a budget that moves between sites."""
+
+    @abstractmethod
+    def stepped(self, edits: Edits, memory: dict[str, Tensor], step: int, total: int) -> None:
+        """Act after an optimizer step, before gradients are cleared: change the trained tensors in place.
+
+        Args:
+            edits: with the trained tensors and their gradients.
+            memory: tensors to keep between steps, at first empty; stored in checkpoints.
+            step: that was done, from 0.
+            total: steps of the fit.
+        """
+
+
+class Measures(ABC):
+    """A method that chooses what to train by squared gradients on training examples (the empirical Fisher information)."""
+
+    samples: int
+    """Examples to measure on."""
+
+    @abstractmethod
+    def measured(self, sites: Sites) -> Edits:
+        """Edits whose gradients are wanted, at the base's own values."""
+
+    @abstractmethod
+    def chosen(self, sites: Sites, squares: Mapping[str, Tensor]) -> Edits:
+        """The edits at their start.
+
+        Args:
+            sites: of the base.
+            squares: name in `measured(...).state()` → the mean over examples of the squared gradient of the example's loss.
+        """
 
 
 def zeros(shape: Sequence[int], rng: Generator | None) -> Tensor:

@@ -57,6 +57,11 @@ class Adapter:
         return {**self.edits.state(), **own}
 
     @property
+    def fixed(self) -> dict[str, Tensor]:
+        """What is stored with it but was not trained, by name."""
+        return self.edits.fixed()
+
+    @property
     def num_parameters(self) -> int:
         """Trained numbers, the readout's included."""
         return sum(tensor.numel() for tensor in self.state.values())
@@ -77,6 +82,10 @@ class Adapter:
             return replace(self, edits=edits, reading=self.reading.with_parameters(own))
         except InputError as error:
             raise AdapterFileError(str(error)) from error
+
+    def with_fixed(self, fixed: Mapping[str, Tensor]) -> "Adapter":
+        """The same adapter with other tensors in place of those that are not trained; raises like `with_state`."""
+        return replace(self, edits=self.edits.with_fixed(fixed))
 
 
 def check_base(adapter: Adapter, base: Base, *, any_base: bool = False) -> None:
@@ -159,9 +168,11 @@ def new_adapter(
 
 def on_device(adapter: Adapter, device: torch.device) -> Adapter:
     """The adapter with its tensors on a device."""
-    if all(tensor.device == device for tensor in adapter.state.values()):
+    state, fixed = adapter.state, adapter.fixed
+    if all(tensor.device == device for tensor in (*state.values(), *fixed.values())):
         return adapter
-    return adapter.with_state({name: tensor.detach().to(device) for name, tensor in adapter.state.items()})
+    moved = adapter.with_state({name: tensor.detach().to(device) for name, tensor in state.items()})
+    return moved.with_fixed({name: tensor.to(device) for name, tensor in fixed.items()})
 
 
 def _split(rng: Generator) -> Generator:

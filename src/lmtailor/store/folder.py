@@ -2,7 +2,7 @@
 
     adapter.json                what the adapter is (see `manifest.py`)
     README.md                   the same for people
-    adapter.safetensors         its tensors, under the names of `Adapter.state`
+    adapter.safetensors         its tensors, under the names of `Adapter.state` and `Adapter.fixed`
 
 Where PEFT has a form for the method, the method's tensors are stored once, in that form, and PEFT loads the folder as it stands:
 
@@ -133,7 +133,7 @@ def _layout(adapter: Adapter) -> _Layout:
             return _Layout(files={TENSORS: form.tensors}, peft=form, reason="")
         apart = f"The readout is not part of what PEFT loads. {reason}".strip()
         return _Layout(files={TENSORS: form.tensors, READOUT_FILE: own}, peft=form, reason=apart)
-    return _Layout(files={NATIVE: adapter.state}, peft=None, reason=reason)
+    return _Layout(files={NATIVE: {**adapter.state, **adapter.fixed}}, peft=None, reason=reason)
 
 
 def _load_native(folder: Path, base: Base, any_base: bool) -> Adapter:
@@ -149,7 +149,10 @@ def _load_native(folder: Path, base: Base, any_base: bool) -> Adapter:
         )
     tensors = {name: _read(folder, name, expected, manifest.tensors.sha256[name]) for name, expected in files.items()}
     if manifest.tensors.layout == "native":
-        loaded = shapes.with_state(tensors[NATIVE])
+        fixed = {name: tensors[NATIVE].pop(name) for name in shapes.fixed}
+        loaded = shapes.with_state(tensors[NATIVE]).with_fixed(fixed)
+        for edit in loaded.edits:
+            edit.check(base.sites)
     else:
         loaded = with_peft_tensors(shapes, _task(manifest.tensors), tensors[TENSORS], tensors.get(READOUT_FILE, {}))
     source = manifest.base.source if manifest.base.fingerprint == base.fingerprint else base.source
@@ -180,7 +183,7 @@ def _rebuilt(manifest: Manifest, base: Base) -> Adapter:
 def _expected(adapter: Adapter, stored: TensorFiles) -> dict[str, dict[str, tuple[int, ...]]]:
     """The files of an adapter, with the names and shapes in each."""
     if stored.layout == "native":
-        return {NATIVE: {name: tuple(tensor.shape) for name, tensor in adapter.state.items()}}
+        return {NATIVE: {name: tuple(tensor.shape) for name, tensor in {**adapter.state, **adapter.fixed}.items()}}
     form = peft_form(adapter, _task(stored))
     files = {TENSORS: {name: tuple(tensor.shape) for name, tensor in form.tensors.items()}}
     if form.task != "SEQ_CLS" and adapter.reading is not None and adapter.reading.parameters():

@@ -24,7 +24,7 @@ HEADER = 16 << 20
 """How large a header may be (bytes)."""
 LENGTH = 8
 """Bytes of a header's length."""
-DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64}
 """What adapters are made of."""
 METADATA = "__metadata__"
 
