@@ -8,7 +8,7 @@ from lmtailor.cli import results, say
 from lmtailor.core.errors import AdapterFileError, InputError
 from lmtailor.core.files import sha256
 from lmtailor.store.manifest import Manifest, Named
-from lmtailor.store.peft.form import CONFIG, TENSORS
+from lmtailor.store.peft.config import CONFIG, TENSORS
 from lmtailor.store.place import MANIFEST, check_peft, inside
 from lmtailor.store.strict_json import read_json
 from lmtailor.store.tensors import TensorInfo, read_header

@@ -19,7 +19,8 @@ from lmtailor.methods.lora import LoRA
 from lmtailor.store.adapter import Adapter
 from lmtailor.store.card import model_card
 from lmtailor.store.folder import CARD, write_json
-from lmtailor.store.peft.form import CONFIG, TENSORS, PeftForm, best_task, outline_of, peft_form
+from lmtailor.store.peft.config import CONFIG, TENSORS
+from lmtailor.store.peft.form import PeftForm, best_task, outline_of, peft_form
 from lmtailor.store.peft.lora import B
 from lmtailor.store.peft.task import is_native, plain_task
 from lmtailor.store.place import MANIFEST

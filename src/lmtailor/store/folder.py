@@ -35,7 +35,8 @@ from lmtailor.readouts.registry import get_readout
 from lmtailor.store.adapter import Adapter, build_adapter, on_device, refuse_other_base
 from lmtailor.store.card import model_card
 from lmtailor.store.manifest import Manifest, TensorFiles
-from lmtailor.store.peft.form import CONFIG, TENSORS, PeftForm, best_task, outline_of, peft_form, with_peft_tensors
+from lmtailor.store.peft.config import CONFIG, TENSORS
+from lmtailor.store.peft.form import PeftForm, best_task, outline_of, peft_form, with_peft_tensors
 from lmtailor.store.peft.read import load_peft
 from lmtailor.store.peft.task import TaskType, plain_task
 from lmtailor.store.place import MANIFEST, check_peft, check_place, inside, nothing_there

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from lmtailor.core.errors import AdapterFileError, near
-from lmtailor.store.peft.config import READ
-from lmtailor.store.peft.form import CONFIG, TENSORS
+from lmtailor.store.peft.config import CONFIG, TENSORS
+from lmtailor.store.peft.kinds import KINDS
 from lmtailor.store.whole_folder import leftovers
 
 MANIFEST = "adapter.json"
@@ -61,7 +61,7 @@ def check_peft(folder: Path, config: Mapping[str, Any]) -> None:
     if "peft_type" not in config:
         if {"model_class", "hidden_size"} & config.keys():
             raise AdapterFileError("It is an adapter of AdapterHub, which is not read yet; PEFT's folders are.")
-        raise AdapterFileError(f"{CONFIG} has no peft_type, so it is not PEFT's. Known types are {', '.join(READ)}.")
+        raise AdapterFileError(f"{CONFIG} has no peft_type, so it is not PEFT's. Known types are {', '.join(KINDS)}.")
     if (folder / TENSORS).exists():
         return
     if pickles := sorted(path.name for path in folder.iterdir() if path.suffix in PICKLES):

@@ -8,20 +8,14 @@ import torch
 from torch import Tensor
 
 from lmtailor.core.errors import AdapterFileError, InputError, UnsupportedError
-from lmtailor.edits.edits import Edits
 from lmtailor.edits.kinds import PromptEdit
-from lmtailor.methods import method_name
-from lmtailor.methods.lora import LoRA
-from lmtailor.methods.prefix import Prefix
-from lmtailor.methods.soft_prompt import SoftPrompt
+from lmtailor.methods import catalogue, method_name
 from lmtailor.store.adapter import READOUT, Adapter
 from lmtailor.store.outline import Outline
-from lmtailor.store.peft.lora import PREFIX, blocks_of, lora_config, lora_edits, lora_tensors
-from lmtailor.store.peft.prompts import prefix_config, prefix_tensors, prompt_config, prompt_edits, prompt_tensors
+from lmtailor.store.peft.kind import PeftKind, Target
+from lmtailor.store.peft.kinds import KINDS
 from lmtailor.store.peft.task import TaskType, head_modules, head_tensors, is_native, plain_task
 
-CONFIG = "adapter_config.json"
-TENSORS = "adapter_model.safetensors"
 VERSION = "0.21.2"
 """The version of PEFT whose format this is."""
 
@@ -51,36 +45,22 @@ def peft_form(adapter: Adapter, task: TaskType) -> PeftForm:
     if task == "SEQ_CLS":
         _check_pooling(adapter)
         head = head_tensors(adapter)
-    saved = head_modules(outline, head)
-    if isinstance(adapter.method, LoRA):
-        blocks = blocks_of(adapter.edits, outline, task)
-        kind, own = "LORA", lora_config(adapter.method, blocks, outline, task, saved)
-        tensors = lora_tensors(blocks)
-    elif isinstance(adapter.method, Prefix):
-        kind, own = "PREFIX_TUNING", prefix_config(adapter.edits, outline, task)
-        tensors = prefix_tensors(adapter.edits, outline)
-    elif isinstance(adapter.method, SoftPrompt):
-        kind, own = "PROMPT_TUNING", prompt_config(adapter.edits, outline, task)
-        tensors = prompt_tensors(adapter.edits)
-    else:
-        raise UnsupportedError(
-            f"The method {method_name(adapter.method)} has no form in PEFT here; lora, prefix and soft_prompt have."
-        )
-    start = head_prefix(kind)
+    kind, target = kind_of(adapter), Target(outline=outline, task=task, saved=tuple(head_modules(outline, head)))
+    own, tensors = kind.config(adapter, target), kind.tensors(adapter, target)
     config = {
-        "peft_type": kind,
+        "peft_type": kind.name,
         "task_type": task,
         "peft_version": VERSION,
         "auto_mapping": None,
         "base_model_name_or_path": adapter.base_source or None,
         "revision": None,
         "inference_mode": True,
-        "modules_to_save": saved or None,
+        "modules_to_save": list(target.saved) or None,
     }
     return PeftForm(
         task=task,
         config={**config, **own},
-        tensors={**tensors, **{f"{start}{name}": value.detach() for name, value in head.items()}},
+        tensors={**tensors, **{f"{kind.head}{name}": value.detach() for name, value in head.items()}},
     )
 
 
@@ -96,12 +76,12 @@ def with_peft_tensors(adapter: Adapter, task: TaskType, tensors: Mapping[str, Te
     Raises:
         AdapterFileError: the file has numbers where this adapter has none, so PEFT would read another adapter from it.
     """
-    outline = outline_of(adapter)
-    edits = _edits(adapter, outline, task, tensors)
+    kind = kind_of(adapter)
+    edits = kind.edits(adapter, Target(outline=outline_of(adapter), task=task), tensors)
     if task == "SEQ_CLS":
-        start = head_prefix("LORA" if isinstance(adapter.method, LoRA) else "")
-        readout = {name: tensors[f"{start}{name}"] for name in head_tensors(adapter)}
-    loaded = adapter.with_state(edits.state() | {f"{READOUT}{name}": value for name, value in readout.items()})
+        readout = {name: tensors[f"{kind.head}{name}"] for name in head_tensors(adapter)}
+    loaded = replace(adapter, edits=edits)
+    loaded = loaded.with_state(edits.state() | {f"{READOUT}{name}": value for name, value in readout.items()})
     again = peft_form(replace(loaded), task).tensors
     if changed := [name for name, tensor in tensors.items() if not torch.equal(tensor, again[name])]:
         raise AdapterFileError(
@@ -110,9 +90,18 @@ def with_peft_tensors(adapter: Adapter, task: TaskType, tensors: Mapping[str, Te
     return loaded
 
 
-def head_prefix(kind: str) -> str:
-    """What stands before the names of a head's tensors."""
-    return PREFIX if kind == "LORA" else "base_model."
+def kind_of(adapter: Adapter) -> PeftKind:
+    """The type as which PEFT stores the adapter's method.
+
+    Raises:
+        UnsupportedError: it has none.
+    """
+    for kind in KINDS.values():
+        if isinstance(adapter.method, kind.writes):
+            return kind
+    name = method_name(adapter.method)
+    known = sorted({method for method, own in catalogue().items() for kind in KINDS.values() if own in kind.writes})
+    raise UnsupportedError(f"The method {name} has no form in PEFT here; {', '.join(known[:-1])} and {known[-1]} have.")
 
 
 def outline_of(adapter: Adapter) -> Outline:
@@ -126,12 +115,6 @@ def outline_of(adapter: Adapter) -> Outline:
             "This adapter was put together by hand and knows nothing of its base. Make adapters with new_adapter or fit."
         )
     return adapter.outline
-
-
-def _edits(adapter: Adapter, outline: Outline, task: TaskType, tensors: Mapping[str, Tensor]) -> Edits:
-    if isinstance(adapter.method, LoRA):
-        return lora_edits(adapter.edits, blocks_of(adapter.edits, outline, task), tensors)
-    return prompt_edits(adapter.edits, outline, tensors)
 
 
 def _check_pooling(adapter: Adapter) -> None:

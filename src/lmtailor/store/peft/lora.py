@@ -7,7 +7,7 @@ change nothing; `lora_alpha` grows with the rank, so the scale stays.
 Shapes: K rank of an edit, R rank in the file, I inputs, O outputs of the module.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,9 +19,9 @@ from lmtailor.core.errors import UnsupportedError
 from lmtailor.edits.edits import Edits
 from lmtailor.methods.lora import LoRA, LoRAEdit
 from lmtailor.store.outline import Outline
+from lmtailor.store.peft.kind import PREFIX, Target
 from lmtailor.store.peft.task import TaskType, module_path
 
-PREFIX = "base_model.model."
 A, B = ".lora_A.weight", ".lora_B.weight"
 
 
@@ -71,15 +71,13 @@ def blocks_of(edits: Edits, outline: Outline, task: TaskType) -> list[Block]:
     return blocks
 
 
-def lora_config(method: LoRA, blocks: list[Block], outline: Outline, task: TaskType, saved: Iterable[str]) -> dict[str, Any]:
+def lora_config(method: LoRA, blocks: list[Block], target: Target) -> dict[str, Any]:
     """The keys of `adapter_config.json` that are LoRA's own.
 
     Args:
         method: the settings.
         blocks: as `blocks_of` gives them.
-        outline: of the base.
-        task: which class the folder is for.
-        saved: the modules that are stored whole, which PEFT never adapts.
+        target: what the folder is for.
 
     Raises:
         UnsupportedError: PEFT would adapt a module too many, or one too few.
@@ -87,14 +85,14 @@ def lora_config(method: LoRA, blocks: list[Block], outline: Outline, task: TaskT
     rank = max(block.rank for block in blocks)
     alpha = method.alpha if rank == method.rank else method.scale * rank
     targets = sorted(block.path for block in blocks)
-    _check_targets(targets, outline, task, saved)
+    _check_targets(targets, target)
     return {
         "r": rank,
         "lora_alpha": int(alpha) if float(alpha).is_integer() else alpha,
         "use_rslora": method.rslora and rank == method.rank,
         "lora_dropout": method.dropout,
         "target_modules": targets,
-        "fan_in_fan_out": all(block.module in outline.conv1d for block in blocks),
+        "fan_in_fan_out": all(block.module in target.outline.conv1d for block in blocks),
         "bias": "none",
         "init_lora_weights": True,
     }
@@ -140,18 +138,18 @@ def _joined(block: Block, rank: int) -> tuple[Tensor, Tensor]:
     return a_RI, b_OR
 
 
-def _check_targets(targets: list[str], outline: Outline, task: TaskType, saved: Iterable[str]) -> None:
+def _check_targets(targets: list[str], place: Target) -> None:
     """See that PEFT adapts exactly these modules: a listed name also matches every path that ends with it."""
-    paths = []
+    outline, paths = place.outline, []
     for module in outline.modules:
-        inside = task != "SEQ_CLS" or outline.in_trunk(module) is not None
+        inside = place.task != "SEQ_CLS" or outline.in_trunk(module) is not None
         if inside:
-            paths.append(module_path(outline, module, task))
+            paths.append(module_path(outline, module, place.task))
     wanted = set(targets)
     for path in paths:
         caught = next((target for target in targets if path.endswith(f".{target}")), None)
         if caught is not None and path not in wanted:
             raise UnsupportedError(f"PEFT would also adapt {path!r}, since it ends with the name {caught!r} of another module.")
     for target in targets:
-        if hidden := [module for module in saved if f".{module}." in f".{target}."]:
+        if hidden := [module for module in place.saved if f".{module}." in f".{target}."]:
             raise UnsupportedError(f"PEFT does not adapt {target!r}, since {hidden[0]!r} is stored whole as part of the head.")

@@ -1,0 +1,17 @@
+"""The types of PEFT folders that are read and written."""
+
+from collections.abc import Mapping
+
+from lmtailor.store.peft.kind import PeftKind
+from lmtailor.store.peft.lora_kind import LoraKind
+from lmtailor.store.peft.prompt_kinds import PrefixTuningKind, PromptTuningKind
+
+KINDS: Mapping[str, PeftKind] = {
+    kind.name: kind
+    for kind in (
+        LoraKind(),
+        PrefixTuningKind(),
+        PromptTuningKind(),
+    )
+}
+"""peft_type → what it is."""
