@@ -87,7 +87,8 @@ def test_it_scales_the_weights_of_every_family(key: str) -> None:
             site = base.sites[edit.site]
             module = model.get_submodule(site.module)
             view = base.linear(site)
-            weight, bias = module.weight.T if view.transposed else module.weight, module._parameters.get("bias")
+            weight, bias = module.get_parameter("weight"), module._parameters.get("bias")
+            weight = weight.T if view.transposed else weight  # type: ignore[assignment]
             if isinstance(edit, InputScale):
                 weight.mul_(edit.scale_I)
                 continue

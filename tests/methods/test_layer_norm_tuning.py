@@ -11,7 +11,9 @@ from lmtailor.base.base import Base
 from lmtailor.core.errors import SiteError
 from lmtailor.core.rng import generator
 from lmtailor.edits.attach import attach
-from lmtailor.methods.layer_norm_tuning import LayerNormTuning, NormChange
+from lmtailor.edits.edits import Edits
+from lmtailor.methods.bitfit import BitFit
+from lmtailor.methods.layer_norm_tuning import LayerNormTuning, NormValues
 from tests.edits.worn import Worn, apart, base_of, logits, perturbed
 from tests.methods.theirs import wrapped
 from tests.tiny import FAMILIES, tiny_base, tiny_inputs
@@ -42,22 +44,22 @@ def test_the_count_by_hand() -> None:
 
 
 @pytest.mark.parametrize("key", FAMILIES)
-def test_it_is_a_change_of_every_norm(key: str) -> None:
-    """The same numbers added to a copy of the model's own parameters, Gemma's stored gains included."""
+def test_it_has_the_values_of_every_norm(key: str) -> None:
+    """The same numbers in a copy of the model, Gemma's stored gains included."""
     base = base_of(key)
     edits = perturbed(LayerNormTuning().edits(base.sites, generator(0)))
-    if key == "albert":  # a shared block has one norm, and a change of it for each call
+    if key == "albert":  # a shared block has one norm, and values of it for each call
         assert edits.num_parameters > count(LayerNormTuning(), base)
         return
     assert edits.num_parameters == count(LayerNormTuning(), base)
     model = copy.deepcopy(base.model)
     with torch.no_grad():
         for edit in edits:
-            assert isinstance(edit, NormChange)
+            assert isinstance(edit, NormValues)
             module = model.get_submodule(base.sites[edit.site].module)
-            module.get_parameter("weight").add_(edit.gain_H)
+            module.get_parameter("weight").copy_(edit.gain_H)
             if edit.shift_H is not None:
-                module.get_parameter("bias").add_(edit.shift_H)
+                module.get_parameter("bias").copy_(edit.shift_H)
     inputs = tiny_inputs(base)
     with torch.no_grad(), attach(base, Worn(edits)):
         found = logits(base, inputs)
@@ -81,12 +83,11 @@ def test_peft_computes_the_same(key: str, at: str | None, settings: dict[str, An
     model = wrapped(tiny_base(key).model, peft.LNTuningConfig(**settings))
     state: dict[str, torch.Tensor] = {}
     for edit in edits:
-        assert isinstance(edit, NormChange)
-        path, module = base.sites[edit.site].module, base.module(base.sites[edit.site].module)
-        start = f"base_model.model.{path}.ln_tuning_layers.default"
-        state[f"{start}.weight"] = module.get_parameter("weight") + edit.gain_H
+        assert isinstance(edit, NormValues)
+        start = f"base_model.model.{base.sites[edit.site].module}.ln_tuning_layers.default"
+        state[f"{start}.weight"] = edit.gain_H
         if edit.shift_H is not None:
-            state[f"{start}.bias"] = module.get_parameter("bias") + edit.shift_H
+            state[f"{start}.bias"] = edit.shift_H
     missing = model.load_state_dict(state, strict=False)
     assert not missing.unexpected_keys
     assert not [name for name in missing.missing_keys if "ln_tuning" in name]
@@ -100,3 +101,19 @@ def test_peft_computes_the_same(key: str, at: str | None, settings: dict[str, An
 def test_a_pattern_that_selects_no_norm_raises() -> None:
     with pytest.raises(SiteError, match="selects no site of kind norm"):
         LayerNormTuning(at="block.*.attn.q").edits(base_of("llama").sites, None)
+
+
+def test_a_union_with_another_change_of_a_norm_has_both() -> None:
+    """BitFit's change of the shift is not lost, whichever comes first."""
+    base = base_of("bert")
+    rng = generator(0)
+    first, second = (perturbed(method.edits(base.sites, rng)) for method in (BitFit(), LayerNormTuning()))
+    inputs = tiny_inputs(base)
+    with torch.no_grad(), attach(base, Worn(Edits((*first, *second)))):
+        one = logits(base, inputs)
+    with torch.no_grad(), attach(base, Worn(Edits((*second, *first)))):
+        other = logits(base, inputs)
+    with torch.no_grad(), attach(base, Worn(second)):
+        alone = logits(base, inputs)
+    assert apart(one, other) < 1e-5
+    assert apart(one, alone) > 1e-2

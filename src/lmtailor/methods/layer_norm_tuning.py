@@ -2,11 +2,12 @@
 Qi et al. 2022, arXiv:2211.08682, section 3 (all norms of an encoder); Zhao et al. 2023, arXiv:2312.11420 (the norms of a
 decoder's blocks).
 
-(g + d_g) ⊙ z + b + d_b, where z is the norm's input after normalising. Norms without a shift (RMS norms) keep none. Where the
-stored gain is one less than the factor (Gemma), d_g is the change of both.
+g ⊙ z + b, where z is the norm's input after normalising. Norms without a shift (RMS norms) keep none.
 Shapes: R rows, T tokens, H features.
-Trained is the *change*, which starts at zero: the model is unchanged, and weight decay, where asked for, would pull to the
-pretrained values and not to zero. The papers train the values themselves, without decay; there the two are the same.
+Trained are the *values*, as the model stores them (Gemma stores gains less one), not their changes; so a file holds the same
+numbers here and in PEFT. The start is the base's own values: the model is unchanged. Vectors are not decayed by default;
+decay, where asked for, would pull to zero and not to the base. At a norm that another method changes too (BitFit), the
+difference from the base's values is added.
 Trained parameters: the sum of H over the norms, twice where a norm has a shift. Norms of each head's queries and keys are norms
 too; `at` can leave them out.
 """
@@ -15,6 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
 from torch import Generator, Tensor
 
 from lmtailor.base.sites import Site, Sites
@@ -23,27 +25,32 @@ from lmtailor.core.errors import UnsupportedError
 from lmtailor.edits.edit import Context, trained
 from lmtailor.edits.edits import Edits
 from lmtailor.edits.kinds import NormEdit
-from lmtailor.methods.method import Method, Recipe, Start, zeros
+from lmtailor.methods.method import Method, Recipe, Start
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class NormChange(NormEdit):
-    """A change of a norm's gain and shift."""
+class NormValues(NormEdit):
+    """Other values of a norm's gain and shift."""
 
     gain_H: Tensor = trained()
+    """As the model stores it."""
     shift_H: Tensor | None = trained(optional=True)
+    unit: float = 0.0
+    """What the norm adds to the stored gain (1 in Gemma)."""
 
     def normed(self, x_RTH: Tensor, y_RTH: Tensor, norm: NormView, ctx: Context) -> Tensor:
-        """y + d_g ⊙ z + d_b."""
-        y_RTH = y_RTH + norm.normalised(x_RTH) * self.gain_H[:, None]
-        return y_RTH if self.shift_H is None else y_RTH + self.shift_H[:, None]
+        """y + (g - g₀) ⊙ z + (b - b₀)."""
+        change_RH = self.gain_H - _stored(norm)
+        y_RTH = y_RTH + norm.normalised(x_RTH) * change_RH[:, None]
+        if self.shift_H is None:
+            return y_RTH
+        assert norm.shift_H is not None
+        return y_RTH + (self.shift_H - norm.shift_H)[:, None]
 
     def fold(self, gain_H: Tensor, shift_H: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """g + d_g and b + d_b."""
-        if self.shift_H is not None:
-            own = self.shift_H.to(gain_H.dtype)
-            shift_H = own if shift_H is None else shift_H + own
-        return gain_H + self.gain_H.to(gain_H.dtype), shift_H
+        """g and b."""
+        shift = shift_H if self.shift_H is None else self.shift_H.to(gain_H.dtype)
+        return self.gain_H.to(gain_H.dtype) + self.unit, shift
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,13 +67,23 @@ class LayerNormTuning(Method):
     """Norms; None: all of the model."""
 
     def edits(self, sites: Sites, rng: Generator | None) -> Edits:
-        """One change for every norm."""
+        """Other values for every norm."""
         chosen = [site for site in sites.values() if site.kind == "norm"] if self.at is None else sites.select(self.at, "norm")
         if not chosen:
             raise UnsupportedError(f"{sites.model_type} has no norm with weights, so there is no gain or shift to train.")
-        return Edits(tuple(self._edit(site, sites, rng) for site in chosen))
+        return Edits(tuple(self._edit(site, sites.norm(site), rng) for site in chosen))
 
-    def _edit(self, site: Site, sites: Sites, rng: Generator | None) -> NormChange:
-        has_shift = sites.norm(site).shift_H is not None
-        shift_H = zeros((site.width,), rng) if has_shift else None
-        return NormChange(site=site.name, gain_H=zeros((site.width,), rng), shift_H=shift_H)
+    def _edit(self, site: Site, norm: NormView, rng: Generator | None) -> NormValues:
+        shift_H = None if norm.shift_H is None else _copy(norm.shift_H, rng)
+        return NormValues(site=site.name, gain_H=_copy(_stored(norm), rng), shift_H=shift_H, unit=norm.unit)
+
+
+def _stored(norm: NormView) -> Tensor:
+    """The gain as the module stores it; one is not added and taken off again, which would round it."""
+    weight: Tensor = norm.module.weight  # type: ignore[assignment]
+    return weight
+
+
+def _copy(value: Tensor, rng: Generator | None) -> Tensor:
+    """The base's own values in float32; without memory if there is no generator."""
+    return torch.empty(value.shape, device="meta") if rng is None else value.detach().float().clone()
