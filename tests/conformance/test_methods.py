@@ -154,7 +154,7 @@ def test_leaving_restores_the_base_bitwise(cell: Cell) -> None:
 def test_a_state_comes_back_exactly(cell: Cell) -> None:
     base, worn = cell.base, cell.worn()
     state = {name: value.clone() for name, value in worn.edits.state().items()}
-    again = cell.shapes().with_state(state)
+    again = cell.shapes().with_state(state).with_fixed(worn.edits.fixed())
     assert all(torch.equal(value, state[name]) for name, value in again.state().items())
     assert torch.equal(edited(base, Worn(again)), edited(base, worn))
 
