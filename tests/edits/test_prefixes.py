@@ -327,12 +327,6 @@ def test_rotations_that_depend_on_the_batch_refuse_mixed_shifts(key: str) -> Non
     assert apart(wanted[0], logits_after(base, inputs, pairs_of(long), 9)[0]) < 1e-5
 
 
-def test_a_prompt_before_the_decoder_of_an_encoder_decoder_raises() -> None:
-    base = base_of("t5")
-    with pytest.raises(UnsupportedError, match="cannot be shared"):
-        attach(base, worn(Given(site="decoder.embed", length=2, prompt_NH=noise(2, 48))))
-
-
 def test_attention_without_masks_refuses_prefixes() -> None:
     base = tiny_base("llama")
     base.model.config._attn_implementation_internal = "flex_attention"

@@ -7,21 +7,22 @@ import pytest
 import torch
 
 from lmtailor.base.base import Base
-from lmtailor.core.errors import InputError
+from lmtailor.core.errors import InputError, UnsupportedError
 from lmtailor.core.rng import generator
 from lmtailor.edits.attach import attach
+from lmtailor.methods._prompts import SoftPromptEdit
 from lmtailor.methods.method import Words
-from lmtailor.methods.soft_prompt import SoftPrompt, SoftPromptEdit
+from lmtailor.methods.soft_prompt import SoftPrompt
 from tests.edits.worn import Worn, apart, base_of, logits, perturbed
 from tests.methods.theirs import wrapped
 from tests.tiny import tiny_base, tiny_inputs
 
 
 def count(method: SoftPrompt, base: Base) -> int:
-    """N · H, of the table of word embeddings."""
+    """N · H, of the table of word embeddings, for each stack."""
     table = base.module(base.stacks[0].embedding).weight
     assert isinstance(table, torch.Tensor)
-    return method.length * table.shape[1]
+    return method.length * table.shape[1] * (2 if method.at == "both" else 1)
 
 
 def start(base: Base, method: SoftPrompt, words: Words | None = None, seed: int = 0) -> torch.Tensor:
@@ -130,3 +131,22 @@ def test_starts_that_cannot_be() -> None:
         start(base, SoftPrompt(length=1000, init="vocab"))
     with pytest.raises(InputError, match="The start text ' ' has no tokens"):
         start(base, SoftPrompt(length=2, init="text", text=" "))
+
+
+@pytest.mark.parametrize("key", ["t5", "marian"])
+def test_a_prompt_before_both_stacks_starts_in_each_one_s_words(key: str) -> None:
+    base = base_of(key)
+    method = SoftPrompt(length=2, init="text", text="good movie", at="both")
+    edits = method.started(method.edits(base.sites, generator(0)), base, Words(), generator(0))
+    assert [edit.site for edit in edits] == ["encoder.embed", "decoder.embed"]
+    ids = base.tokenizer("good movie", add_special_tokens=False)["input_ids"][:2]
+    for edit, stack in zip(edits, base.stacks, strict=True):
+        table = base.module(stack.embedding).weight
+        assert isinstance(table, torch.Tensor)
+        assert torch.equal(edit.trained()["prompt_NH"], table[ids] * stack.embedding_scale)
+
+
+@pytest.mark.parametrize("at", ["decoder", "both"])
+def test_one_stack_has_no_decoder_beside_it(at: Any) -> None:
+    with pytest.raises(UnsupportedError, match="gpt2 has one stack"):
+        SoftPrompt(at=at).edits(base_of("gpt2").sites, None)

@@ -169,6 +169,8 @@ def test_the_configurations(tmp_path: Path) -> None:
         ("t5", Prefix(length=2, at="encoder.block.*.attn"), "the decoder's self-attention"),
         ("bart", Prefix(length=2, at="decoder.block.*.cross"), "the decoder's self-attention"),
         ("marian", SoftPrompt(length=2), "scales its word embeddings"),
+        ("t5", SoftPrompt(length=2, at="both"), "never uses it"),
+        ("bart", SoftPrompt(length=2, at="decoder"), "never uses it"),
     ],
 )
 def test_what_peft_does_not_have(tmp_path: Path, key: str, method: Method, message: str) -> None:

@@ -91,9 +91,9 @@ class Engine:
         """The edits of one kind of one adapter, in order."""
         return [edit for edit in self.adapters[slot] if isinstance(edit, kind)]
 
-    def has(self, kind: type[PrefixEdit] | type[PromptEdit]) -> bool:
-        """Whether some adapter has an edit of this kind."""
-        return any(isinstance(edit, kind) for edits in self.adapters for edit in edits)
+    def prompts(self, slot: int, stack: Stack) -> list[PromptEdit]:
+        """The prompts of one adapter before one stack, in order."""
+        return [edit for edit in self.of_kind(slot, PromptEdit) if self.base.sites[edit.site].stack == stack.name]
 
     def embed(self, stack: Stack) -> Callable[[Tensor], Tensor]:
         """From token ids to a stack's embeddings of words, under the edits of the rows of now."""

@@ -1,7 +1,8 @@
 """The door of a stack: what happens to its inputs before, and to its output after, a pass through it.
 
-Positions move on where something stands before the input; in stacks that are not causal, prompts become virtual tokens
-in front of the embeddings, and are taken off the output again.
+Positions move on where something stands before the input; in stacks that are not causal, and in the decoder of an
+encoder-decoder, prompts become virtual tokens in front of the embeddings, and are taken off the output again. Behind a cache
+they have been put already, and only the mask is widened.
 
 Shapes: B sequences (rows · beams), T tokens, N virtual tokens, H features. Virtual tokens are aligned on the right, next to
 the input, so that distances are the same in every row.
@@ -20,7 +21,7 @@ from lmtailor.base.stack import Stack
 from lmtailor.core.errors import InputError, StateError, UnsupportedError
 from lmtailor.edits.engine import Engine
 from lmtailor.edits.kinds import PromptEdit
-from lmtailor.edits.prefixes import PrefixStore
+from lmtailor.edits.prefixes import PrefixStore, recorded
 
 
 class Entrance:
@@ -55,10 +56,7 @@ class Entrance:
         return handles
 
     def _prompts(self, slot: int | None) -> list[PromptEdit]:
-        if slot is None or self.stack.causal:
-            return []
-        sites = self.engine.base.sites
-        return [edit for edit in self.engine.of_kind(slot, PromptEdit) if sites[edit.site].stack == self.stack.name]
+        return [] if slot is None or recorded(self.stack) else self.engine.prompts(slot, self.stack)
 
     def width(self, slot: int | None) -> int:
         """Virtual tokens that an adapter puts in front of the embeddings."""
@@ -66,8 +64,7 @@ class Entrance:
 
     def _lead(self, slot: int | None) -> int:
         """By how much the positions of a row's input move on."""
-        recorded = not self.engine.recording
-        return self.prefixes.shift(slot, prompts=recorded) + self.width(slot)
+        return self.prefixes.shift(slot, prompts=not self.engine.recording) + self.width(slot)
 
     def _before(self, root: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[()], dict[str, Any]]:
         kwargs = {**dict(zip(self.names, args, strict=False)), **kwargs}
@@ -87,15 +84,21 @@ class Entrance:
         leads = [self._lead(slot) for slot in self.engine.rows.slots]
         widths = [self.width(slot) for slot in self.engine.rows.slots]
         self.virtual, self.present_BN, self._positions_BT = 0, None, None
+        # The cache of a decoder holds its virtual tokens, in as many slots as the longest prompt of the batch has.
+        own_past = past - max(widths) if past else 0
         layers = self.prefixes.layers.values()
         windows = any(layer.window is not None and layer.now.prefixes is not None for layer in layers)
         if any(leads) or windows:
-            self._move(kwargs, leads, widths, batch, tokens, past)
+            self._move(kwargs, leads, [] if past else widths, batch, tokens, own_past)
         starts = tuple(max(widths) - width for width in widths) if any(widths) else ()
         for layer in layers:
             layer.now = replace(layer.now, positions_BQ=self._positions_BT, starts=starts)
         if any(widths):
-            self._put(kwargs, widths, batch)
+            self.present_BN = self._present(widths, batch)
+            if past:
+                kwargs["attention_mask"] = self.widened(kwargs.get("attention_mask"), own_past + tokens)
+            else:
+                self._put(kwargs, widths, batch)
         return (), kwargs
 
     # positions
@@ -112,7 +115,7 @@ class Entrance:
             return
         lead_B1 = torch.tensor(leads, device=device).repeat_interleave(batch // len(leads))[:, None]
         own_BT = self._default(kwargs, batch, tokens, past) + lead_B1
-        width = max(widths)
+        width = max(widths, default=0)
         if width:
             start = width - torch.tensor(widths, device=device).repeat_interleave(batch // len(widths))[:, None]
             first = self.stack.position_offset if self.stack.positions == "ids" else 0
@@ -178,13 +181,17 @@ class Entrance:
             prompt = torch.cat(parts) if parts else embeds_BTH.new_zeros(0, embeds_BTH.shape[-1])
             rows[slot] = F.pad(prompt, (0, 0, width - len(prompt), 0))
         virtual_BNH = torch.stack([rows[slot] for slot in self.engine.rows.slots]).repeat_interleave(per_row, 0)
-        counts = torch.tensor(widths, device=embeds_BTH.device).repeat_interleave(per_row)
         self.virtual = width
-        self.present_BN = torch.arange(width, device=embeds_BTH.device)[None] >= width - counts[:, None]
         kwargs["inputs_embeds"] = torch.cat([virtual_BNH, embeds_BTH], 1)
         kwargs["attention_mask"] = self.widened(kwargs.get("attention_mask"), embeds_BTH.shape[1])
         if kwargs.get("token_type_ids") is not None:
             kwargs["token_type_ids"] = F.pad(kwargs["token_type_ids"], (width, 0))
+
+    def _present(self, widths: list[int], batch: int) -> Tensor:
+        """Which virtual slots are real for each sequence, (B, N)."""
+        device = self.engine.base.device
+        counts_B = torch.tensor(widths, device=device).repeat_interleave(batch // len(widths))
+        return torch.arange(max(widths), device=device)[None] >= max(widths) - counts_B[:, None]
 
     def widened(self, mask: Tensor | None, tokens: int) -> Tensor:
         """A mask (B, T) with the virtual tokens in front, (B, N + T)."""
@@ -192,7 +199,7 @@ class Entrance:
         if mask is None:
             mask = torch.ones(self.present_BN.shape[0], tokens, dtype=torch.long, device=self.present_BN.device)
         if mask.ndim != 2:
-            raise UnsupportedError("A prompt before a bidirectional model needs a two-dimensional attention mask.")
+            raise UnsupportedError("A prompt of tokens in every row needs a two-dimensional attention mask.")
         present = self.present_BN.repeat_interleave(mask.shape[0] // self.present_BN.shape[0], 0)
         return torch.cat([present.to(mask.dtype), mask], 1)
 

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from lmtailor.base.sites import Site
 from lmtailor.base.stack import Stack
-from lmtailor.core.errors import InputError, UnsupportedError
+from lmtailor.core.errors import InputError
 from lmtailor.edits.attention import ATTRIBUTE, Layer, Pass, Prefixes, autocast_dtype
 from lmtailor.edits.edit import freshness
 from lmtailor.edits.engine import Engine
@@ -22,6 +22,14 @@ from lmtailor.edits.kinds import PrefixEdit, PromptEdit
 
 KeyValues = tuple[Tensor, Tensor]
 """Keys and values of one layer and one adapter, each (K, N, D)."""
+
+
+def recorded(stack: Stack) -> bool:
+    """Whether prompts before a stack act through the keys and values that they leave, and so are run once for all rows.
+
+    Tokens of a stack that is not causal see the input, and a decoder's see each row's encoder output: they stand in every row.
+    """
+    return stack.causal and stack.name != "decoder"
 
 
 @dataclass
@@ -35,7 +43,7 @@ class PrefixStore:
     _cache: dict[tuple[object, ...], dict[str, Prefixes]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        base, prompts = self.engine.base, self.engine.has(PromptEdit)
+        base = self.engine.base
         for site in self._attention_sites():
             assert site.attention is not None
             module = base.module(site.attention.module)
@@ -48,20 +56,12 @@ class PrefixStore:
                 window=site.attention.window,
                 bias_from=(module if own else first) if relative else None,
             )
-        if prompts and self.stack.name == "decoder" and any(self._prompts(slot) for slot in range(len(self.engine.adapters))):
-            raise UnsupportedError(
-                "A prompt before the decoder of an encoder-decoder depends on each row's encoder output and cannot be shared; "
-                "put it before the encoder (at='encoder.embed')."
-            )
 
     def _attention_sites(self) -> list[Site]:
         return [site for site in self.engine.base.sites.values() if site.attention is not None and site.stack == self.stack.name]
 
     def _prompts(self, slot: int) -> list[PromptEdit]:
-        if not self.stack.causal:
-            return []
-        sites = self.engine.base.sites
-        return [edit for edit in self.engine.of_kind(slot, PromptEdit) if sites[edit.site].stack == self.stack.name]
+        return self.engine.prompts(slot, self.stack) if recorded(self.stack) else []
 
     def _tuned(self, slot: int) -> list[PrefixEdit]:
         names = set(self.layers)

@@ -21,8 +21,8 @@ from lmtailor.base.sites import Site
 from lmtailor.core.errors import UnsupportedError
 from lmtailor.edits.edit import Edit
 from lmtailor.edits.edits import Edits
+from lmtailor.methods._prompts import SoftPromptEdit
 from lmtailor.methods.prefix import PlainPrefix
-from lmtailor.methods.soft_prompt import SoftPromptEdit
 from lmtailor.store.outline import Outline
 from lmtailor.store.peft.task import TaskType
 
@@ -126,6 +126,11 @@ def prompt_config(edits: Edits, outline: Outline, task: TaskType) -> dict[str, A
     Raises:
         UnsupportedError: PEFT has no such prompt.
     """
+    if any(outline.sites[edit.site].stack == "decoder" for edit in edits):
+        raise UnsupportedError(
+            "PEFT stores a prompt for the decoder of an encoder-decoder, but never uses it; this adapter has one. Fit it with "
+            "at='input'."
+        )
     edit = _only(edits)
     assert isinstance(edit, SoftPromptEdit)
     check_prompt(outline, task)
