@@ -3,51 +3,56 @@
 Shapes: R rows, T tokens, I inputs, O outputs, K rank. s = alpha / K, or alpha / √K with `rslora`.
 Start: A Kaiming-uniform, U[-1/√I, 1/√I]; B zero, so that the model is unchanged.
 The paper draws A from a normal distribution; its code, and PEFT's, use the Kaiming-uniform start taken here.
-Trained parameters: the sum of K · (I + O) over the sites.
+
+`dora`: m · V / ‖V‖ with V = W + s · B A, a magnitude m for each output (Liu et al. 2024, arXiv:2402.09353); see `_dora.py`.
+`init="pissa"`: B A starts at W's largest singular values and W at the rest (Meng et al. 2024, arXiv:2404.02948).
+`init="olora"`: B and A start as Q and R of W = Q R (Büyükakyüz 2024, arXiv:2406.01775).
+    With both W itself stays untouched: s · (B A − B₀ A₀) is added, B₀ and A₀ are stored, and the start leaves the model as it is.
+`b_rate`: B learns at this multiple of A's rate (LoRA+, Hayou et al. 2024, arXiv:2402.12354, who advise 16).
+`bias`: s · d is added too, with d starting at zero.
+Trained parameters: the sum over the sites of K · (I + O), + O with `dora`, + O with `bias`.
 """
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Generator, Tensor
-from torch.nn import functional as F
 
 from lmtailor.base.sites import Site, Sites
 from lmtailor.base.views import LinearView
 from lmtailor.core.errors import InputError
-from lmtailor.edits.edit import Context, per_row, trained
+from lmtailor.edits.edit import Context, trained
 from lmtailor.edits.edits import Edits
-from lmtailor.edits.kinds import ProjectionEdit
-from lmtailor.methods.method import Method, Recipe, Start, uniform, zeros
+from lmtailor.methods._dora import DoRAEdit
+from lmtailor.methods._lora import LowRank, orthonormal, principal
+from lmtailor.methods.method import Method, Rates, Recipe, Start, uniform, zeros
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class LoRAEdit(ProjectionEdit):
+class LoRAEdit(LowRank):
     """A low-rank addition to one projection."""
 
-    a_KI: Tensor = trained(pad=(0,))
-    b_OK: Tensor = trained(pad=(1,))
-    scale: float = per_row()
-    dropout: float = 0.0
+    bias_O: Tensor | None = trained(optional=True)
+    """d."""
 
     def output(self, x_RTI: Tensor, y_RTO: Tensor, lin: LinearView, ctx: Context) -> Tensor:
-        """y + s · B A dropout(x)."""
-        x_RTI = F.dropout(x_RTI, self.dropout, training=ctx.training)
-        h_RTK = torch.bmm(x_RTI, self.a_KI.transpose(1, 2)) * self.scale
-        delta_RTO = torch.bmm(h_RTK, self.b_OK.transpose(1, 2))
-        return y_RTO + delta_RTO
+        """y + s · (B A dropout(x) + d)."""
+        out_RTO = self.added(x_RTI, y_RTO, ctx)
+        return out_RTO if self.bias_O is None else out_RTO + self.scale * self.bias_O[:, None]
 
     def fold(self, weight_OI: Tensor, bias_O: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """W + s · B A."""
-        delta = (self.b_OK.double() @ self.a_KI.double()) * self.scale
-        return (weight_OI.double() + delta).to(weight_OI.dtype), bias_O
+        """W + s · B A and b + s · d."""
+        if self.bias_O is not None:
+            own_O = (self.scale * self.bias_O).to(weight_OI.dtype)
+            bias_O = own_O if bias_O is None else bias_O + own_O
+        return (weight_OI.double() + self.change()).to(weight_OI.dtype), bias_O
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoRA(Method):
+class LoRA(Method, Rates):
     """Low-rank additions to projections."""
 
     recipe: ClassVar[Recipe] = Recipe(lr=5e-4, weight_decay=0.01)
@@ -56,7 +61,10 @@ class LoRA(Method):
     start: ClassVar[Start] = "identity"
     examples: ClassVar[tuple[Mapping[str, Any], ...]] = (
         {"rank": 2},
-        {"rank": 3, "alpha": 4.0, "rslora": True, "at": "block.*.attn.{q,k,v,o}, block.*.ffn.{up,down}"},
+        {"rank": 3, "alpha": 4.0, "rslora": True, "bias": True, "at": "block.*.attn.{q,k,v,o}, block.*.ffn.{up,down}"},
+        {"rank": 2, "dora": True, "rank_pattern": {"block.0.attn.q": 3}, "alpha_pattern": {"block.*.attn.v": 5.0}},
+        {"rank": 2, "dora": True, "init": "pissa", "at": "block.*.attn.o"},
+        {"rank": 3, "init": "olora"},
     )
 
     rank: int = 8
@@ -66,28 +74,79 @@ class LoRA(Method):
     at: str = "block.*.attn.{q,v}"
     rslora: bool = False
     """Scale by alpha / √rank."""
+    dora: bool = False
+    """Learn the length of each output's weights apart from their direction."""
+    init: Literal["kaiming", "pissa", "olora"] = "kaiming"
+    bias: bool = False
+    """Learn a bias besides."""
+    rank_pattern: Mapping[str, int] = field(default_factory=dict)
+    """Site pattern → rank there; the first pattern that selects a site counts."""
+    alpha_pattern: Mapping[str, float] = field(default_factory=dict)
+    """Site pattern → alpha there, likewise."""
+    b_rate: float = 1.0
+    """Learning rate of B over that of A."""
 
     def __post_init__(self) -> None:
-        if self.rank < 1:
-            raise InputError(f"rank is {self.rank}; LoRA needs at least 1.")
+        for rank in (self.rank, *self.rank_pattern.values()):
+            if rank < 1:
+                raise InputError(f"rank is {rank}; LoRA needs at least 1.")
         if not 0.0 <= self.dropout < 1.0:
             raise InputError(f"dropout is {self.dropout}; it must be at least 0 and less than 1.")
-
-    @property
-    def scale(self) -> float:
-        """s, the factor of B A."""
-        return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
+        if self.b_rate <= 0:
+            raise InputError(f"b_rate is {self.b_rate}; it must be above 0. 1 trains A and B alike, LoRA+ advises 16.")
+        if self.dora and self.bias:
+            raise InputError("bias=true and dora=true do not go together. Write LoRA(dora=True) + BitFit() to train biases too.")
 
     def edits(self, sites: Sites, rng: Generator | None) -> Edits:
         """One addition for every projection that `at` selects."""
-        return Edits(tuple(self._edit(site, rng) for site in sites.select(self.at, "projection")))
-
-    def _edit(self, site: Site, rng: Generator | None) -> LoRAEdit:
-        assert site.in_width is not None
-        if self.rank > min(site.in_width, site.width):
-            raise InputError(
-                f"rank {self.rank} is above that of {site.name}, a {site.width} × {site.in_width} matrix. Take a smaller rank."
+        chosen = sites.select(self.at, "projection")
+        ranks = _values("rank_pattern", self.rank_pattern, chosen, sites)
+        alphas = _values("alpha_pattern", self.alpha_pattern, chosen, sites)
+        return Edits(
+            tuple(
+                self._edit(site, sites, int(ranks.get(site.name, self.rank)), alphas.get(site.name, self.alpha), rng)
+                for site in chosen
             )
-        a_KI = uniform((self.rank, site.in_width), rng, bound=1 / math.sqrt(site.in_width))
-        b_OK = zeros((site.width, self.rank), rng)
-        return LoRAEdit(site=site.name, a_KI=a_KI, b_OK=b_OK, scale=self.scale, dropout=self.dropout)
+        )
+
+    def rates(self, edits: Edits) -> Mapping[str, float]:
+        """B's own rate."""
+        return {name: self.b_rate for name in edits.state() if name.partition("#")[0].endswith(".b_OK")}
+
+    def _edit(self, site: Site, sites: Sites, rank: int, alpha: float, rng: Generator | None) -> LowRank:
+        assert site.in_width is not None
+        if rank > min(site.in_width, site.width):
+            raise InputError(
+                f"rank {rank} is above that of {site.name}, a {site.width} × {site.in_width} matrix. Take a smaller rank."
+            )
+        scale = alpha / (math.sqrt(rank) if self.rslora else rank)
+        tensors: dict[str, Any] = self._start(site, sites, rank, scale, rng)
+        if self.dora:
+            m_O = torch.empty(site.width, device="meta") if rng is None else sites.linear(site).row_norms_O()
+            return DoRAEdit(site=site.name, scale=scale, dropout=self.dropout, m_O=m_O, **tensors)
+        bias_O = zeros((site.width,), rng) if self.bias else None
+        return LoRAEdit(site=site.name, scale=scale, dropout=self.dropout, bias_O=bias_O, **tensors)
+
+    def _start(self, site: Site, sites: Sites, rank: int, scale: float, rng: Generator | None) -> dict[str, Tensor]:
+        assert site.in_width is not None
+        if self.init == "kaiming":
+            a_KI = uniform((rank, site.in_width), rng, bound=1 / math.sqrt(site.in_width))
+            return {"a_KI": a_KI, "b_OK": zeros((site.width, rank), rng)}
+        if rng is None:
+            a_KI, b_OK = zeros((rank, site.in_width), None), zeros((site.width, rank), None)
+        else:
+            weight_OI = sites.linear(site).weight_OI
+            a_KI, b_OK = principal(weight_OI, rank, scale) if self.init == "pissa" else orthonormal(weight_OI, rank)
+        return {"a_KI": a_KI, "b_OK": b_OK, "a0_KI": a_KI.clone(), "b0_OK": b_OK.clone()}
+
+
+def _values(name: str, patterns: Mapping[str, float], chosen: tuple[Site, ...], sites: Sites) -> dict[str, float]:
+    """Site → value, from the first pattern that selects it."""
+    out: dict[str, float] = {}
+    adapted = {site.name for site in chosen}
+    for pattern, value in patterns.items():
+        own = adapted & {site.name for site in sites.select(pattern, "projection")}
+        if not own:
+            raise InputError(f"{name}: {pattern!r} selects no site that LoRA is at. Add its sites to `at`, or leave it out.")
+        out |= {site: value for site in own if site not in out}
+    return out
