@@ -10,6 +10,7 @@ import torch
 from lmtailor.core.errors import AdapterFileError, UnsupportedError
 from lmtailor.edits.attach import attach
 from lmtailor.methods.method import Method
+from lmtailor.methods.p_tuning import PTuning
 from lmtailor.methods.prefix import Prefix
 from lmtailor.methods.soft_prompt import SoftPrompt
 from lmtailor.store.export import export
@@ -127,6 +128,26 @@ def test_their_prompt_here(tmp_path: Path, key: str, settings: dict[str, Any]) -
     assert_close(real(own, inputs), real(peft_logits(adapted, inputs, own), inputs))
 
 
+@pytest.mark.parametrize(
+    ("key", "settings"),
+    [("llama", {}), ("gpt2", dict(encoder_reparameterization_type="LSTM")), ("bert", {}), ("t5", {}), ("bart", {})],
+    ids=str,
+)
+def test_their_p_tuning_here(tmp_path: Path, key: str, settings: dict[str, Any]) -> None:
+    """PEFT stores what the network computed; we keep it as a soft prompt, and write it as one that PEFT reads."""
+    base = tiny_base(key)
+    config = peft.PromptEncoderConfig(task_type=TASKS[base.kind], num_virtual_tokens=4, encoder_hidden_size=16, **settings)
+    adapted = made_by_peft(base, config, tmp_path, by=0.3)
+    adapter = load_adapter(tmp_path, base)
+    assert adapter.method == SoftPrompt(length=4)
+    inputs = tiny_inputs(base)
+    own = logits(base, adapter, inputs)
+    assert_close(real(own, inputs), real(peft_logits(adapted, inputs, own), inputs))
+    save_adapter(adapter, tmp_path / "again")
+    assert json.loads((tmp_path / "again" / "adapter_config.json").read_text())["peft_type"] == "PROMPT_TUNING"
+    assert_close(real(peft_logits(in_peft(base, tmp_path / "again"), inputs, own), inputs), real(own, inputs))
+
+
 def test_the_configurations(tmp_path: Path) -> None:
     common = {
         "base_model_name_or_path",
@@ -164,6 +185,7 @@ def test_the_configurations(tmp_path: Path) -> None:
         ("llama", Prefix(length=2, at="block.[:2].attn"), "in every layer"),
         ("llama", Prefix(length=2, shift=False), "shift=false"),
         ("llama", Prefix(length=2, reparam="mlp", hidden=4), "computed by a network"),
+        ("llama", PTuning(length=2), "computed by a network, of which PEFT stores nothing"),
         ("distilbert", Prefix(length=2), "does not take"),
         ("t5", Prefix(length=2), "one prefix, before one stack; this adapter has 2"),
         ("t5", Prefix(length=2, at="encoder.block.*.attn"), "the decoder's self-attention"),

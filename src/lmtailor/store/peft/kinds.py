@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from lmtailor.store.peft.kind import PeftKind
 from lmtailor.store.peft.lora_kind import LoraKind
+from lmtailor.store.peft.p_tuning_kind import PTuningKind
 from lmtailor.store.peft.prompt_kinds import PrefixTuningKind, PromptTuningKind
 
 KINDS: Mapping[str, PeftKind] = {
@@ -12,6 +13,7 @@ KINDS: Mapping[str, PeftKind] = {
         LoraKind(),
         PrefixTuningKind(),
         PromptTuningKind(),
+        PTuningKind(),
     )
 }
 """peft_type → what it is."""
