@@ -1,11 +1,12 @@
 """Checkpoints: one safetensors file with everything a fit needs to go on, bit for bit.
 
-The file holds trained tensors (`now.`), the best ones so far (`best.`), the optimizer's (`optimizer.`), and a JSON text with the
-counters in its metadata. One file is one rename, so tensors and counters cannot disagree.
+For each adapter the file holds trained tensors (`now`), the best ones so far (`best`), what is stored but not trained
+(`fixed`), what the method keeps between steps (`memory`), the optimizer's (`optimizer`), and a JSON text with the counters in its
+metadata. One file is one rename, so tensors and counters cannot disagree, nor can the adapters of one fit.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,7 @@ from torch import Tensor
 from lmtailor.core.errors import TrainingError
 from lmtailor.core.files import atomic_path
 
-VERSION = 1
-_NOW, _BEST, _OPTIMIZER = "now.", "best.", "optimizer."
+VERSION = 2
 
 
 @dataclass
@@ -54,34 +54,41 @@ class Identity:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Checkpoint:
-    """A fit in the middle."""
+class MemberState:
+    """One adapter in the middle of its fit."""
 
     now: Mapping[str, Tensor]
     best: Mapping[str, Tensor]
+    fixed: Mapping[str, Tensor]
+    memory: Mapping[str, Tensor]
     optimizer: Mapping[str, Tensor]
     optimizer_numbers: Mapping[str, Any]
     progress: Progress
-    identity: Identity
 
 
-def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint, whole or not at all."""
-    groups = {_NOW: checkpoint.now, _BEST: checkpoint.best, _OPTIMIZER: checkpoint.optimizer}
-    tensors = {f"{start}{name}": t.detach().cpu().contiguous() for start, group in groups.items() for name, t in group.items()}
+_GROUPS = ("now", "best", "fixed", "memory", "optimizer")
+
+
+def save_checkpoint(path: Path, members: Sequence[MemberState], identity: Identity) -> None:
+    """Write the states of all adapters of a fit, whole or not at all."""
+    tensors = {
+        f"{number}.{group}.{name}": tensor.detach().cpu().contiguous()
+        for number, member in enumerate(members)
+        for group in _GROUPS
+        for name, tensor in getattr(member, group).items()
+    }
     text = {
         "version": VERSION,
-        "progress": vars(checkpoint.progress),
-        "settings": checkpoint.identity.settings,
-        "threads": checkpoint.identity.threads,
-        "versions": dict(checkpoint.identity.versions),
-        "optimizer": dict(checkpoint.optimizer_numbers),
+        "settings": identity.settings,
+        "threads": identity.threads,
+        "versions": dict(identity.versions),
+        "members": [{"progress": vars(member.progress), "optimizer": dict(member.optimizer_numbers)} for member in members],
     }
     with atomic_path(path) as part:
         save_file(tensors, str(part), metadata={"checkpoint": json.dumps(text)})
 
 
-def load_checkpoint(path: Path, identity: Identity) -> Checkpoint:
+def load_checkpoint(path: Path, identity: Identity) -> tuple[MemberState, ...]:
     """Read a checkpoint of the same fit.
 
     Raises:
@@ -98,13 +105,13 @@ def load_checkpoint(path: Path, identity: Identity) -> Checkpoint:
     def group(start: str) -> dict[str, Tensor]:
         return {name.removeprefix(start): value for name, value in tensors.items() if name.startswith(start)}
 
-    return Checkpoint(
-        now=group(_NOW),
-        best=group(_BEST),
-        optimizer=group(_OPTIMIZER),
-        optimizer_numbers=text["optimizer"],
-        progress=Progress(**text["progress"]),
-        identity=identity,
+    return tuple(
+        MemberState(
+            **{name: group(f"{number}.{name}.") for name in _GROUPS},
+            optimizer_numbers=member["optimizer"],
+            progress=Progress(**member["progress"]),
+        )
+        for number, member in enumerate(text["members"])
     )
 
 

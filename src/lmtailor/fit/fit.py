@@ -1,10 +1,10 @@
-"""`fit`: from a base and a task to an adapter."""
+"""`fit`: from a base and a task to an adapter, or from several tasks to several adapters."""
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import torch
 
@@ -14,9 +14,10 @@ from lmtailor.core.provenance import hardware, now, revision, versions
 from lmtailor.core.settings import settings_hash, to_mapping
 from lmtailor.fit.callbacks.callback import Callback
 from lmtailor.fit.checkpoint import here
-from lmtailor.fit.loop import Job, Loop
+from lmtailor.fit.loop import Loop
+from lmtailor.fit.member import Job, Member
 from lmtailor.fit.training import Training
-from lmtailor.infer.evaluate import measure, predict_examples
+from lmtailor.infer.evaluate import measure, predict_split
 from lmtailor.methods import method_name
 from lmtailor.methods.method import Finishes, Method
 from lmtailor.objectives.supervised import Supervised
@@ -27,7 +28,8 @@ from lmtailor.store.folder import load_adapter, save_adapter
 from lmtailor.tasks.task import Task
 
 
-def fit(  # noqa: PLR0913 - the one door of fitting; every argument is one of its choices
+@overload
+def fit(  # type: ignore[overload-overlap]  # a list anywhere makes it the second
     base: Base,
     task: Task,
     *,
@@ -39,12 +41,47 @@ def fit(  # noqa: PLR0913 - the one door of fitting; every argument is one of it
     out: str | Path | None = None,
     callbacks: Sequence[Callback] = (),
     overwrite: bool = False,
-) -> Adapter:
-    """Fit a base to a task.
+) -> Adapter: ...
+
+
+@overload
+def fit(
+    base: Base,
+    task: Task | Sequence[Task],
+    *,
+    method: Method | Sequence[Method],
+    readout: Readout | Sequence[Readout | None] | None = None,
+    objective: Supervised | None = None,
+    training: Training | Sequence[Training | None] | None = None,
+    seed: int | Sequence[int] = 0,
+    out: Sequence[str | Path] | None = None,
+    callbacks: Sequence[Callback] = (),
+    overwrite: bool = False,
+) -> list[Adapter]: ...
+
+
+def fit(  # noqa: PLR0913 - the one door of fitting; every argument is one of its choices
+    base: Base,
+    task: Task | Sequence[Task],
+    *,
+    method: Method | Sequence[Method],
+    readout: Readout | Sequence[Readout | None] | None = None,
+    objective: Supervised | None = None,
+    training: Training | Sequence[Training | None] | None = None,
+    seed: int | Sequence[int] = 0,
+    out: str | Path | Sequence[str | Path] | None = None,
+    callbacks: Sequence[Callback] = (),
+    overwrite: bool = False,
+) -> Adapter | list[Adapter]:
+    """Fit a base to a task; or to several tasks, or by several methods, at once.
 
     The best weights on dev are kept, if the task has a dev set. With `out` the fit can be interrupted at any moment: the same
     call goes on where the last checkpoint stands, and ends with the same bits. A finished fit of the same settings is returned
     as it is.
+
+    Where `task`, `method`, `readout`, `training` or `seed` is a list, one adapter is fitted for each place, all in shared
+    batches: the base runs once a step for all of them, and each has an optimizer, a schedule and an end of its own. What is
+    no list holds for all. Each adapter is what it would be alone, to rounding (and other draws of dropout).
 
     Args:
         base: the model; its own weights never change.
@@ -54,52 +91,120 @@ def fit(  # noqa: PLR0913 - the one door of fitting; every argument is one of it
         objective: the loss; None is `Supervised()`.
         training: how to train; what it leaves open comes from the method's recipe.
         seed: of start, order and dropout.
-        out: folder for the adapter and, next to it, the checkpoint.
+        out: folder for the adapter and, next to it, the checkpoint; with lists a folder for each adapter.
         callbacks: listeners.
         overwrite: replace what another fit left in `out`.
 
     Returns:
-        The adapter, with its scores on dev.
+        The adapter, with its scores on dev; a list of them where anything was a list.
 
     Raises:
-        InputError: settings that do not fit the base or the data.
+        InputError: settings that do not fit the base or the data, or lists of different lengths.
         TrainingError: the loss is not a number, or `out` holds a fit of other settings.
     """
-    readout = Head() if readout is None else readout
+    chosen = {"task": task, "method": method, "readout": readout, "training": training, "seed": seed, "out": out}
+    lists = {name: list(value) for name, value in chosen.items() if isinstance(value, list | tuple)}
+    counts = {name: len(value) for name, value in lists.items()}
+    count = next(iter(counts.values()), 1)
+    if len(set(counts.values())) > 1 or not count:
+        raise InputError(f"Lists of one fit must have one length, above 0; found {counts}.")
+    if lists and out is not None and "out" not in lists:
+        raise InputError(f"{count} adapters need {count} folders: give `out` as a list.")
     objective = Supervised() if objective is None else objective
-    training = (Training() if training is None else training).resolved(method.recipe)
+    each: list[dict[str, Any]] = [{**chosen, **{name: own[i] for name, own in lists.items()}} for i in range(count)]
+    done = _fit([_plan(base, objective, **own) for own in each], tuple(callbacks), overwrite=overwrite)
+    return done if lists else done[0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Plan:
+    """One adapter that is to be."""
+
+    base: Base
+    task: Task
+    method: Method
+    readout: Readout
+    objective: Supervised
+    training: Training
+    seed: int
+    out: Path | None
+
+    def settings(self) -> dict[str, Any]:
+        """All that its weights depend on."""
+        return {
+            "base": self.base.fingerprint,
+            "dtype": str(self.base.dtype),
+            "data": self.task.digest,
+            "metrics": list(self.task.metrics),
+            "method": {"name": method_name(self.method), **to_mapping(self.method)},
+            "readout": {"name": type(self.readout).__name__, **to_mapping(self.readout)},
+            "objective": to_mapping(self.objective),
+            "training": to_mapping(self.training),
+            "seed": self.seed,
+        }
+
+    def job(self, number: int | None) -> Job:
+        """The adapter at its start, and how to train it. `number` is its place among several."""
+        return Job(
+            base=self.base,
+            task=self.task,
+            start=new_adapter(self.base, method=self.method, readout=self.readout, task=self.task, seed=self.seed),
+            objective=self.objective,
+            training=self.training,
+            seed=self.seed,
+            name="" if number is None else f"{number}: {self.task.name}, {method_name(self.method)}",
+        )
+
+
+def _plan(
+    base: Base,
+    objective: Supervised,
+    *,
+    task: Task,
+    method: Method,
+    readout: Readout | None,
+    training: Training | None,
+    seed: int,
+    out: str | Path | None,
+) -> _Plan:
     if "train" not in task.splits:
         raise InputError(
             f"The task {task.name} has no train split, so nothing can be fitted. Use evaluate for zero-shot readouts."
         )
-    settings = _settings(base, task, method, readout, objective, training, seed)
-    folder = None if out is None else Path(out)
-    if folder is not None and (done := _existing(folder, base, settings_hash(settings), overwrite=overwrite)) is not None:
+    return _Plan(
+        base=base,
+        task=task,
+        method=method,
+        readout=Head() if readout is None else readout,
+        objective=objective,
+        training=(Training() if training is None else training).resolved(method.recipe),
+        seed=seed,
+        out=None if out is None else Path(out),
+    )
+
+
+def _fit(plans: Sequence[_Plan], callbacks: tuple[Callback, ...], *, overwrite: bool) -> list[Adapter]:
+    begun, settings = now(), [plan.settings() for plan in plans]
+    digest = settings_hash(settings[0] if len(plans) == 1 else {"together": settings})
+    found = [None if plan.out is None else _existing(plan.out, plan.base, digest, overwrite=overwrite) for plan in plans]
+    done = [adapter for adapter in found if adapter is not None]
+    if len(done) == len(plans):
         return done
-    start = new_adapter(base, method=method, readout=readout, task=task, seed=seed)
-    job = Job(base=base, task=task, start=start, objective=objective, training=training, seed=seed)
-    return _run(job, settings, folder, tuple(callbacks))
-
-
-def _run(job: Job, settings: dict[str, Any], folder: Path | None, callbacks: tuple[Callback, ...]) -> Adapter:
-    begun, digest = now(), settings_hash(settings)
-    state = None if folder is None else checkpoint_folder(folder) / "state.safetensors"
-    loop = Loop(job, here(digest, versions()), state, callbacks)
-    adapter = _finished(loop.run(), job.start.method)
-    base, task = job.base, job.task
-    scores = {"dev": measure(task, predict_examples(base, adapter, task.split("dev").examples))} if "dev" in task.splits else {}
-    provenance = {
-        "settings": settings,
-        "settings_hash": digest,
-        "data": task.digest,
-        "begun": begun,
-        **_provenance(base, task, loop),
-    }
-    adapter = replace(adapter, scores=scores, provenance=provenance)
-    if folder is not None:
-        save_adapter(adapter, folder)
-        shutil.rmtree(checkpoint_folder(folder))
-    return adapter
+    first = plans[0].out
+    state = None if first is None else checkpoint_folder(first) / "state.safetensors"
+    jobs = [plan.job(number if len(plans) > 1 else None) for number, plan in enumerate(plans)]
+    loop = Loop(jobs, here(digest, versions()), state, callbacks)
+    out = []
+    for plan, own, fitted, member in zip(plans, settings, loop.run(), loop.members, strict=True):
+        adapter, task = _finished(fitted, plan.method), plan.task
+        scores = {"dev": measure(task, predict_split(plan.base, task, adapter, split="dev"))} if "dev" in task.splits else {}
+        provenance = {"settings": own, "settings_hash": digest, "data": task.digest, "begun": begun, **_provenance(member)}
+        out.append(replace(adapter, scores=scores, provenance=provenance))
+        if plan.out is not None:
+            save_adapter(out[-1], plan.out)
+    if state is not None:
+        shutil.rmtree(state.parent)
+    return out
 
 
 def checkpoint_folder(out: Path) -> Path:
@@ -121,20 +226,21 @@ def _existing(folder: Path, base: Base, digest: str, *, overwrite: bool) -> Adap
     return None
 
 
-def _provenance(base: Base, task: Task, loop: Loop) -> dict[str, Any]:
+def _provenance(member: Member) -> dict[str, Any]:
+    progress = member.progress
     return {
-        "task": task.name,
-        "seed": loop.seed,
+        "task": member.task.name,
+        "seed": member.job.seed,
         "ended": now(),
-        "seconds": loop.progress.seconds,
-        "steps": loop.progress.step,
-        "outcome": loop.progress.ended,
-        "best_step": loop.progress.best_step,
-        "history": loop.progress.history,
-        "notes": list(loop.notes),
+        "seconds": progress.seconds,
+        "steps": progress.step,
+        "outcome": progress.ended,
+        "best_step": progress.best_step,
+        "history": progress.history,
+        "notes": list(member.notes),
         "versions": versions(),
         "revision": revision(),
-        "hardware": hardware() | {"threads": torch.get_num_threads(), "device": str(base.device)},
+        "hardware": hardware() | {"threads": torch.get_num_threads(), "device": str(member.base.device)},
     }
 
 
@@ -149,19 +255,3 @@ def _finished(adapter: Adapter, method: Method) -> Adapter:
         plain, edits = method.finished(adapter.edits)
         adapter = replace(adapter, method=plain, edits=edits)
     return adapter
-
-
-def _settings(
-    base: Base, task: Task, method: Method, readout: Readout, objective: Supervised, training: Training, seed: int
-) -> dict[str, Any]:
-    return {
-        "base": base.fingerprint,
-        "dtype": str(base.dtype),
-        "data": task.digest,
-        "metrics": list(task.metrics),
-        "method": {"name": method_name(method), **to_mapping(method)},
-        "readout": {"name": type(readout).__name__, **to_mapping(readout)},
-        "objective": to_mapping(objective),
-        "training": to_mapping(training),
-        "seed": seed,
-    }

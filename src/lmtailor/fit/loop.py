@@ -1,310 +1,232 @@
-"""The one training loop.
+"""The one training loop: one adapter, or several of one base whose batches run together.
 
 Order and dropout are functions of (seed, epoch) and (seed, step), so that a resumed fit repeats them.
-Shapes: B examples, C labels.
 """
 
-import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from lmtailor.base.base import Base
-from lmtailor.core.errors import InputError, TrainingError
+from lmtailor.core.errors import InputError
 from lmtailor.core.rng import derive
 from lmtailor.edits.attach import Attached, attach
-from lmtailor.fit.batching import epoch_batches, steps_in
-from lmtailor.fit.callbacks.callback import Callback, Ended, Evaluated, Started, Stepped
-from lmtailor.fit.checkpoint import Checkpoint, Identity, Progress, load_checkpoint, save_checkpoint
+from lmtailor.edits.edits import Edits
+from lmtailor.fit.callbacks.callback import Callback
+from lmtailor.fit.checkpoint import Identity, load_checkpoint, save_checkpoint
+from lmtailor.fit.measure import choose_trained
+from lmtailor.fit.member import Job, Member
 from lmtailor.fit.modes import set_eval, set_training, trained_modules
-from lmtailor.fit.optim import learning_rate, make_optimizer, pack_optimizer, set_learning_rate, unpack_optimizer
-from lmtailor.fit.source import Source, make_source
+from lmtailor.fit.source import Narrowed, Source, WholeModel, autocast, make_source
 from lmtailor.fit.training import Training
-from lmtailor.infer.score import by_length, decide
-from lmtailor.objectives.supervised import Supervised
-from lmtailor.readouts.batch import Encoded
-from lmtailor.readouts.readout import Reading
-from lmtailor.store.adapter import Adapter, on_device
-from lmtailor.tasks.metrics import Scores, evaluate_predictions, get_metric
-from lmtailor.tasks.task import Task
-
-
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """What is to be fitted, and how."""
-
-    base: Base
-    task: Task
-    start: Adapter
-    """At its start; it needs a readout."""
-    objective: Supervised
-    training: Training
-    """Resolved: nothing in it is None that a recipe could fill."""
-    seed: int
+from lmtailor.infer.shared import score_together
+from lmtailor.readouts.batch import Batch
+from lmtailor.store.adapter import Adapter
 
 
 class Loop:
-    """One fit of one adapter."""
+    """One fit."""
 
-    def __init__(self, job: Job, identity: Identity, checkpoint: Path | None, callbacks: tuple[Callback, ...]) -> None:
-        """Encode the data and set up the optimizer.
+    def __init__(self, jobs: Sequence[Job], identity: Identity, checkpoint: Path | None, callbacks: tuple[Callback, ...]) -> None:
+        """Encode the data and set up the optimizers.
 
         Args:
-            job: what to fit.
+            jobs: what to fit: one adapter, or several of one base in shared batches.
             identity: what a checkpoint must agree with.
             checkpoint: file of the checkpoint; None makes none.
             callbacks: listeners.
 
         Raises:
-            InputError: nothing would be trained.
+            InputError: nothing would be trained, or the jobs cannot share batches.
         """
-        base, task, start, training = job.base, job.task, job.start, job.training
-        if start.reading is None:
-            raise InputError("A fit needs a readout to learn from labels with.")
-        self.base, self.task, self.objective, self.training, self.seed = base, task, job.objective, training, job.seed
-        self.identity, self.path, self.callbacks = identity, checkpoint, callbacks
-        self.accelerator = Accelerator(cpu=base.device.type == "cpu")
-        self.adapter = _trainable(start, base)
-        self.parameters = dict(self.adapter.state)
-        if not self.parameters:
-            raise InputError(
-                "Nothing would be trained: this method and this readout have no parameters of their own. "
-                "Use evaluate to measure them as they are, or choose another method or a Head."
-            )
-        assert self.adapter.reading is not None
-        self.reading: Reading = self.adapter.reading
-        self.train = [self.reading.encode(example) for example in task.split("train").examples]
-        self.dev = [self.reading.encode(example) for example in task.split("dev").examples] if "dev" in task.splits else []
-        if training.accumulate % self.accelerator.num_processes:
-            raise InputError(
-                f"{training.accumulate} micro-batches a step cannot be shared by {self.accelerator.num_processes} processes. "
-                "Set training.accumulate to a multiple of their number."
-            )
-        self.optimizer = make_optimizer(self.parameters, training)
-        self.modules = trained_modules(base, self.adapter.edits)
-        self.per_epoch = steps_in(len(self.train), training.batch_size, training.accumulate)
-        self.total = training.max_steps or max(1, math.ceil(training.epochs * self.per_epoch))
-        self.progress = Progress()
-        self._order: tuple[int, list[list[int]]] | None = None
-        self.best: dict[str, Tensor] = {}
-        self.notes: tuple[str, ...] = ()
+        self.base, self.seed = jobs[0].base, jobs[0].seed
+        self.identity, self.path = identity, checkpoint
+        self.accelerator = Accelerator(cpu=self.base.device.type == "cpu")
+        self.members = [Member(job, checkpoint, callbacks) for job in jobs]
+        self._modules: tuple[list[int], tuple[str, ...]] | None = None
+        self.training = _common(self.members, self.accelerator.num_processes)
 
-    def run(self) -> Adapter:
-        """Train to the end and return the adapter with the weights to keep."""
-        notes = [_cut_note(*split) for split in (("train", self.train), ("dev", self.dev)) if any(item.cut for item in split[1])]
-        if self.path is not None and self.path.exists():
-            self._restore(load_checkpoint(self.path, self.identity))
-            notes.append(f"resumed at step {self.progress.step}")
-        before = self.progress.seconds
-        clock = time.monotonic()
+    def run(self) -> list[Adapter]:
+        """Train to the end and return the adapters with the weights to keep."""
+        clock, notes = time.monotonic(), self._begin()
+        before = [member.progress.seconds for member in self.members]
         if self.training.checkpointing:
             self.base.model.activation_checkpointing_enable()
-        with torch.random.fork_rng(devices=[]), attach(self.base, self.adapter) as attached:
+        adapters = [member.adapter for member in self.members]
+        rows = None if len(adapters) == 1 else range(len(adapters))
+        with torch.random.fork_rng(devices=[]), attach(self.base, adapters, rows) as attached:
             try:
                 set_eval(self.base)
-                source, note = self._source(attached, self.train)
-                dev_source = self._source(attached, self.dev)[0] if self.dev else None
-                self.notes = (*notes, note)
-                self._tell_start()
-                self._steps(source, dev_source, before, clock)
+                sources, dev_sources = self._sources(attached, notes)
+                for member in self.members:
+                    member.tell_start()
+                self._steps(attached, sources, dev_sources, before, clock)
             except BaseException as error:
-                self._tell_end("interrupted" if isinstance(error, KeyboardInterrupt) else f"stopped by {type(error).__name__}")
+                reason = "interrupted" if isinstance(error, KeyboardInterrupt) else f"stopped by {type(error).__name__}"
+                for member in self.members:
+                    member.tell_end(reason)
                 raise
             finally:
+                attached.engine.draw = None
                 set_eval(self.base)
                 if self.training.checkpointing:
                     self.base.model.activation_checkpointing_disable()  # type: ignore[no-untyped-call]
-        self._tell_end(self.progress.ended)
-        kept = self.best if self.best and self.training.keep == "best" else self.parameters
-        return self.adapter.with_state({name: tensor.detach() for name, tensor in kept.items()})
+        for member in self.members:
+            member.tell_end(member.progress.ended)
+        return [member.result() for member in self.members]
 
-    def _source(self, attached: Attached, items: Sequence[Encoded]) -> tuple[Source, str]:
+    def _begin(self) -> list[list[str]]:
+        """Go on where a checkpoint stands, or choose what is trained; notes for each member."""
+        notes = [list(member.cut_notes()) for member in self.members]
+        if self.path is not None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        if self.path is not None and self.path.exists():
+            for member, own, state in zip(self.members, notes, load_checkpoint(self.path, self.identity), strict=True):
+                member.restore(state)
+                own.append(f"resumed at step {member.progress.step}")
+            return notes
+        for member, own in zip(self.members, notes, strict=True):
+            own += choose_trained(member)
+        return notes
+
+    def _sources(self, attached: Attached, notes: list[list[str]]) -> tuple[list[Source], list[Source | None]]:
+        """Where training scores (of a single member) and dev scores come from."""
         folder = None if self.path is None else self.path.parent
-        if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
-        return make_source(attached, self.adapter.edits, self.reading, items, self.training, folder=folder)
+        if len(self.members) == 1:
+            (member,), (own,) = self.members, notes
+            training, edits = member.training, member.adapter.edits
+            source, note = make_source(attached, edits, member.reading, member.train, training, folder=folder)
+            dev = make_source(attached, edits, member.reading, member.dev, training, folder=folder)[0] if member.dev else None
+            member.notes = (*own, note)
+            return [source], [dev]
+        found: list[Source | None] = []
+        for slot, (member, own) in enumerate(zip(self.members, notes, strict=True)):
+            whole = WholeModel(attached, member.reading, member.dev, autocast(self.base, self.training), slot=slot)
+            found.append(Narrowed(whole) if member.dev else None)
+            member.notes = (*own, f"{len(self.members)} adapters share every batch, so the trunk is not cached")
+        return [], found
 
-    def _steps(self, source: Source, dev: Source | None, before: float, clock: float) -> None:
-        while not self.progress.ended:
-            step = self.progress.step
+    def _steps(
+        self, attached: Attached, sources: list[Source], dev: list[Source | None], before: list[float], clock: float
+    ) -> None:
+        while any(not member.ended for member in self.members):
+            active = [slot for slot, member in enumerate(self.members) if not member.ended]
             began = time.monotonic()
-            loss, tokens = self._step(source, step)
-            self.progress.step = step + 1
-            self.progress.loss_sum += loss
-            self.progress.loss_count += 1
-            event = Stepped(
-                step=step + 1,
-                epoch=(step + 1) / self.per_epoch,
-                loss=loss,
-                lr=learning_rate(step, self.total, self.training),
-                tokens=tokens,
-                seconds=time.monotonic() - began,
-            )
-            for callback in self.callbacks:
-                callback.stepped(event)
-            self.progress.seconds = before + time.monotonic() - clock
-            last = step + 1 >= self.total
-            if self._is_due(step + 1) or last:
-                self._evaluate(dev)
-            if last and not self.progress.ended:
-                self.progress.ended = "finished"
-            every = self.training.checkpoint_every
-            if self._is_due(step + 1) or last or self.progress.ended or (every is not None and (step + 1) % every == 0):
-                self.progress.seconds = before + time.monotonic() - clock
+            losses, tokens = self._step(attached, sources, active)
+            seconds = time.monotonic() - began
+            for slot, loss, count in zip(active, losses, tokens, strict=True):
+                member = self.members[slot]
+                member.advance(loss, count, seconds)
+                member.progress.seconds = before[slot] + time.monotonic() - clock
+                if member.is_due:
+                    set_eval(self.base)
+                    member.evaluate(dev[slot])
+                    member.progress.seconds = before[slot] + time.monotonic() - clock
+            if any(self.members[slot].to_save for slot in active):
                 self._save()
 
-    def _is_due(self, step: int) -> bool:
-        every = self.per_epoch if self.training.eval_every == "epoch" else self.training.eval_every
-        return step % every == 0
-
-    def _step(self, source: Source, step: int) -> tuple[float, int]:
-        """One optimizer step; its mean loss and its tokens."""
-        epoch, within = divmod(step, self.per_epoch)
-        batches = self._batches_of(epoch)
-        micro = batches[within * self.training.accumulate : (within + 1) * self.training.accumulate]
-        examples = sum(map(len, micro))
-        set_training(self.base, self.modules)
-        total, tokens = 0.0, 0
-        for number, indices in enumerate(micro):
+    def _step(self, attached: Attached, sources: list[Source], active: list[int]) -> tuple[list[float], list[int]]:
+        """One optimizer step of every active member: mean losses and tokens."""
+        members = [self.members[slot] for slot in active]
+        plans = [member.micro_batches() for member in members]
+        examples = [sum(map(len, plan)) for plan in plans]
+        set_training(self.base, self._trained_modules(active))
+        losses, tokens = [0.0] * len(members), [0] * len(members)
+        for number in range(max(map(len, plans))):
             if number % self.accelerator.num_processes != self.accelerator.process_index:
                 continue
-            torch.manual_seed(derive(self.seed, "step", step, number))
-            scores, batch = source.scores(indices, training=True)
-            assert batch.labels_B is not None
-            loss = self.objective.losses(scores, batch.labels_B, self.task.kind).sum() / examples
-            value = float(loss.detach())
-            if not math.isfinite(value):
-                self._refuse_nan(step, value)
-            self.accelerator.backward(loss)
-            total += value
-            tokens += batch.tokens
-        tensors = list(self.parameters.values())
+            seed = derive(self.seed, "step", members[0].progress.step, number)
+            torch.manual_seed(seed)
+            here = [place for place, plan in enumerate(plans) if number < len(plan)]
+            total: Tensor | None = None
+            scored = self._scores(attached, sources, {active[place]: plans[place][number] for place in here}, seed)
+            for place, (scores, batch) in zip(here, scored, strict=True):
+                assert batch.labels_B is not None
+                loss = members[place].loss(scores, batch.labels_B, examples[place], first=number == 0)
+                losses[place] += float(loss.detach())
+                tokens[place] += batch.tokens
+                total = loss if total is None else total + loss
+            self.accelerator.backward(total)
+            attached.engine.draw = None
         if self.accelerator.num_processes > 1:
-            total, tokens = self._share(tensors, total, tokens)
-        if self.training.clip is not None:
-            self.accelerator.clip_grad_norm_(tensors, self.training.clip)
-        set_learning_rate(self.optimizer, learning_rate(step, self.total, self.training))
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        return total, tokens
+            losses, tokens = self._share(members, losses, tokens)
+        for member in members:
+            member.update(self.accelerator)
+        return losses, tokens
 
-    def _batches_of(self, epoch: int) -> list[list[int]]:
-        """The batches of an epoch, sorted once and not at every step."""
-        if self._order is None or self._order[0] != epoch:
-            lengths = [item.length for item in self.train]
-            self._order = epoch, epoch_batches(lengths, self.training.batch_size, self.seed, epoch)
-        return self._order[1]
+    def _trained_modules(self, active: list[int]) -> tuple[str, ...]:
+        """Those of all active members, found once."""
+        if self._modules is None or self._modules[0] != active:
+            edits = Edits.joined([self.members[slot].adapter.edits for slot in active])
+            self._modules = active, trained_modules(self.base, edits)
+        return self._modules[1]
 
-    def _share(self, tensors: list[Tensor], loss: float, tokens: int) -> tuple[float, int]:
-        """Sum gradients, loss and tokens over all processes."""
-        for tensor in tensors:
-            tensor.grad = self.accelerator.reduce(torch.zeros_like(tensor) if tensor.grad is None else tensor.grad, "sum")
-        sums = self.accelerator.reduce(torch.tensor([loss, tokens], dtype=torch.float64, device=self.base.device), "sum")
-        return float(sums[0]), int(sums[1])
+    def _scores(
+        self, attached: Attached, sources: list[Source], indices: Mapping[int, list[int]], seed: int
+    ) -> list[tuple[list[Tensor], Batch]]:
+        """Scores of each pass, and the batch, of each member: slot → examples."""
+        found: dict[int, tuple[list[Tensor], Batch]] = {}
+        for turn in range(max(self.members[slot].passes for slot in indices)):
+            attached.engine.draw = derive(seed, "draw", turn)
+            asked = {slot: own for slot, own in indices.items() if self.members[slot].passes > turn}
+            scored = (
+                [sources[0].scores(own, training=True) for own in asked.values()]
+                if sources
+                else self._scores_together(attached, asked)
+            )
+            for slot, (scores, batch) in zip(asked, scored, strict=True):
+                found.setdefault(slot, ([], batch))[0].append(scores)
+        return list(found.values())
 
-    def _refuse_nan(self, step: int, value: float) -> None:
-        where = "" if self.path is None or not self.path.exists() else f" The checkpoint before it is kept in {self.path.parent}."
-        raise TrainingError(
-            f"The loss is {value} at step {step + 1} of {self.total}, so the fit stopped.{where} "
-            f"Try a lower learning rate (now {self.training.lr:g}), a longer warmup, or precision float32."
-        )
+    def _scores_together(self, attached: Attached, indices: Mapping[int, list[int]]) -> list[tuple[Tensor, Batch]]:
+        batches = []
+        for slot, own in indices.items():
+            member = self.members[slot]
+            batches.append(member.reading.collate([member.train[i] for i in own]).to(self.base.device))
+        with autocast(self.base, self.training):
+            return score_together(attached, list(indices), batches, self.members[0].reading.form, training=True)
 
-    def _evaluate(self, dev: Source | None) -> None:
-        progress = self.progress
-        scores = Scores([]) if dev is None else self._dev_scores(dev)
-        better = False
-        if dev is not None:
-            name = self.task.metrics[0]
-            value, metric = scores[name].value, get_metric(name)
-            sign = 1 if metric.greater_is_better else -1
-            better = progress.best_score is None or sign * value > sign * progress.best_score
-            if better:
-                progress.best_score, progress.best_step, progress.waited = value, progress.step, 0
-                self.best = {key: tensor.detach().clone() for key, tensor in self.parameters.items()}
-            else:
-                progress.waited += 1
-            if self.training.patience is not None and progress.waited >= self.training.patience:
-                progress.ended = f"early stop: no better {name} in {progress.waited} evaluations"
-        loss = progress.loss_sum / max(1, progress.loss_count)
-        progress.loss_sum, progress.loss_count = 0.0, 0
-        entry = {"step": progress.step, "epoch": progress.step / self.per_epoch, "loss": loss, "seconds": progress.seconds}
-        progress.history.append({**entry, "scores": {key: score.value for key, score in scores.items()}})
-        event = Evaluated(
-            step=progress.step,
-            epoch=progress.step / self.per_epoch,
-            loss=loss,
-            scores=scores,
-            best=better,
-            seconds=progress.seconds,
-        )
-        for callback in self.callbacks:
-            callback.evaluated(event)
-
-    def _dev_scores(self, dev: Source) -> Scores:
-        set_eval(self.base)
-        out = torch.empty(len(self.dev), max(1, len(self.reading.labels)))
-        with torch.no_grad():
-            for indices in by_length(self.dev, 2 * self.training.batch_size):
-                out[torch.tensor(indices)] = dev.scores(indices, training=False)[0].float().cpu()
-        reference = self.task.split("dev").labels
-        return evaluate_predictions(
-            self.task.metrics, decide(out, self.task.kind), reference, kind=self.task.kind, labels=self.task.labels, resamples=200
-        )
+    def _share(self, members: list[Member], losses: list[float], tokens: list[int]) -> tuple[list[float], list[int]]:
+        """Sum gradients, losses and tokens over all processes."""
+        for member in members:
+            for tensor in member.parameters.values():
+                gradient = torch.zeros_like(tensor) if tensor.grad is None else tensor.grad
+                tensor.grad = self.accelerator.reduce(gradient, "sum")
+        sums = self.accelerator.reduce(torch.tensor([losses, tokens], dtype=torch.float64, device=self.base.device), "sum")
+        return sums[0].tolist(), [int(count) for count in sums[1]]
 
     def _save(self) -> None:
-        if self.path is None or not self.accelerator.is_main_process:
-            return
-        tensors, numbers = pack_optimizer(self.optimizer)
-        save_checkpoint(
-            self.path,
-            Checkpoint(
-                now=self.parameters,
-                best=self.best,
-                optimizer=tensors,
-                optimizer_numbers=numbers,
-                progress=self.progress,
-                identity=self.identity,
-            ),
-        )
-
-    def _restore(self, checkpoint: Checkpoint) -> None:
-        with torch.no_grad():
-            for name, tensor in self.parameters.items():
-                tensor.copy_(checkpoint.now[name])
-        unpack_optimizer(self.optimizer, checkpoint.optimizer, checkpoint.optimizer_numbers)
-        self.best = {name: tensor.to(self.base.device) for name, tensor in checkpoint.best.items()}
-        self.progress = replace(checkpoint.progress)
-
-    def _tell_start(self) -> None:
-        event = Started(
-            method=type(self.adapter.method).__name__,
-            readout=type(self.adapter.readout).__name__,
-            trained=self.adapter.num_parameters,
-            total=self.base.num_parameters,
-            examples=len(self.train),
-            steps=self.total,
-            step=self.progress.step,
-            notes=self.notes,
-        )
-        for callback in self.callbacks:
-            callback.started(event)
-
-    def _tell_end(self, reason: str) -> None:
-        for callback in self.callbacks:
-            callback.ended(Ended(step=self.progress.step, reason=reason, seconds=self.progress.seconds))
+        if self.path is not None and self.accelerator.is_main_process:
+            save_checkpoint(self.path, [member.state() for member in self.members], self.identity)
 
 
-def _trainable(adapter: Adapter, base: Base) -> Adapter:
-    """The adapter with float32 leaves that require gradients, on the base's device."""
-    state: Mapping[str, Tensor] = on_device(adapter, base.device).state
-    return adapter.with_state({name: tensor.detach().float().clone().requires_grad_() for name, tensor in state.items()})
+def _common(members: Sequence[Member], processes: int) -> Training:
+    """The settings that all members share, which are the first one's.
 
-
-def _cut_note(split: str, items: Sequence[Encoded]) -> str:
-    cut = [item.cut for item in items if item.cut]
-    return f"{len(cut):,} of {len(items):,} texts of {split} are longer than the model takes; {sum(cut):,} tokens were cut off"
+    Raises:
+        InputError: they differ in what a batch can have only one of.
+    """
+    first = members[0].training
+    for member in members:
+        if member.training.accumulate % processes:
+            raise InputError(
+                f"{member.training.accumulate} micro-batches a step cannot be shared by {processes} processes. "
+                "Set training.accumulate to a multiple of their number."
+            )
+        for name in ("precision", "checkpointing"):
+            if getattr(member.training, name) != getattr(first, name):
+                raise InputError(f"Adapters that are fitted together share their batches, but differ in training.{name}.")
+        if member.training.checkpointing and member.passes > 1:
+            raise InputError(
+                f"{type(member.adapter.method).__name__} runs each batch {member.passes} times with other draws, which blocks "
+                "that are computed again in the backward pass cannot tell apart. Set training.checkpointing to false."
+            )
+        if len(members) > 1 and not member.adapter.edits.shares_batch:
+            raise InputError(
+                f"{type(member.adapter.method).__name__} replaces weights, so its rows cannot share a batch with others. "
+                "Fit it alone."
+            )
+    return first

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -12,20 +13,23 @@ from transformers.optimization import Adafactor
 from lmtailor.fit.training import Training
 
 
-def make_optimizer(parameters: Mapping[str, Tensor], training: Training) -> Optimizer:
+def make_optimizer(
+    parameters: Mapping[str, Tensor], training: Training, rates: Mapping[str, float] = MappingProxyType({})
+) -> Optimizer:
     """AdamW, or Adafactor with a fixed learning rate (Shazeer and Stern 2018, without relative steps: as in Lester et al. 2021).
 
     Args:
         parameters: what is trained, by name; the order is that of the mapping.
         training: resolved.
+        rates: name → factor of the learning rate; 1 where there is none.
     """
-    decay = [tensor for tensor in parameters.values() if tensor.ndim >= 2]
-    plain = [tensor for tensor in parameters.values() if tensor.ndim < 2]
+    by_setting: dict[tuple[bool, float], list[Tensor]] = {}
+    for name, tensor in parameters.items():
+        by_setting.setdefault((tensor.ndim >= 2, rates.get(name, 1.0)), []).append(tensor)
     groups: list[dict[str, Any]] = [
-        {"params": decay, "weight_decay": training.weight_decay},
-        {"params": plain, "weight_decay": 0.0},
+        {"params": tensors, "weight_decay": training.weight_decay if decays else 0.0, "factor": factor}
+        for (decays, factor), tensors in sorted(by_setting.items(), key=lambda item: (not item[0][0], item[0][1]))
     ]
-    groups = [group for group in groups if group["params"]]
     lr = training.lr
     assert lr is not None
     if training.optimizer == "adafactor":
@@ -49,9 +53,9 @@ def learning_rate(step: int, total: int, training: Training) -> float:
 
 
 def set_learning_rate(optimizer: Optimizer, lr: float) -> None:
-    """Set the rate of all groups."""
+    """Set the rate of all groups, each by its factor."""
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group["factor"]
 
 
 def pack_optimizer(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:

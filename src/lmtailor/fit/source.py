@@ -11,6 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from lmtailor.base.base import Base
 from lmtailor.edits.attach import Attached
 from lmtailor.edits.edits import Edits
 from lmtailor.edits.replay import Replay, frozen_blocks
@@ -32,15 +33,29 @@ class Source(Protocol):
 class WholeModel:
     """Everything runs every time."""
 
-    def __init__(self, attached: Attached, reading: Reading, items: Sequence[Encoded], autocast: torch.autocast) -> None:
-        self.attached, self.reading, self.items, self.autocast = attached, reading, items, autocast
+    def __init__(
+        self, attached: Attached, reading: Reading, items: Sequence[Encoded], autocast: torch.autocast, *, slot: int = 0
+    ) -> None:
+        self.attached, self.reading, self.items, self.autocast, self.slot = attached, reading, items, autocast, slot
 
     def scores(self, indices: Sequence[int], *, training: bool) -> tuple[Tensor, Batch]:
         """Run the trunk and read it."""
         batch = self.reading.collate([self.items[i] for i in indices]).to(self.attached.base.device)
         with self.autocast:
             states = self.attached.states(batch.inputs)
-            return self.attached.scores(0, states, batch, training=training), batch
+            return self.attached.scores(self.slot, states, batch, training=training), batch
+
+
+class Narrowed:
+    """Scores of one adapter of several that are attached."""
+
+    def __init__(self, whole: WholeModel) -> None:
+        self.whole = whole
+
+    def scores(self, indices: Sequence[int], *, training: bool) -> tuple[Tensor, Batch]:
+        """Run the trunk as if all rows were this adapter's."""
+        with self.whole.attached.engine.narrowed([self.whole.slot]):
+            return self.whole.scores(indices, training=training)
 
 
 class CachedTrunk:
@@ -73,6 +88,11 @@ class PooledFeatures:
         return self.reading.scores_from(features, training=training), batch
 
 
+def autocast(base: Base, training: Training) -> torch.autocast:
+    """What a forward of this fit runs under."""
+    return torch.autocast(base.device.type, torch.bfloat16, enabled=training.precision == "bfloat16")
+
+
 def make_source(
     attached: Attached,
     edits: Edits,
@@ -95,8 +115,7 @@ def make_source(
         progress: told while the cache fills.
     """
     base = attached.base
-    autocast = torch.autocast(base.device.type, torch.bfloat16, enabled=training.precision == "bfloat16")
-    whole = WholeModel(attached, reading, items, autocast)
+    whole = WholeModel(attached, reading, items, autocast(base, training))
     if not training.cache_trunk:
         return whole, "the trunk is not cached (training.cache_trunk is false)"
     if not edits and isinstance(reading, HeadReading):

@@ -10,8 +10,9 @@ from lmtailor.base.base import Base
 from lmtailor.core.errors import InputError
 from lmtailor.edits.attach import attach
 from lmtailor.infer.score import Progress
-from lmtailor.readouts.batch import Encoded, join
-from lmtailor.readouts.readout import Reading, take_rows
+from lmtailor.infer.shared import score_together
+from lmtailor.readouts.batch import Encoded
+from lmtailor.readouts.readout import Reading
 from lmtailor.store.adapter import Adapter
 from lmtailor.tasks.example import Example
 
@@ -104,16 +105,13 @@ def answer(reading: Reading, scores_C: Tensor, *, cut: int = 0) -> Answer:
 def _scores(base: Base, adapters: list[Adapter], readings: list[Reading], slots: list[int], items: list[Encoded]) -> list[Tensor]:
     """Scores of one batch, row by row, in the order of `items`."""
     groups = {slot: [i for i, own in enumerate(slots) if own == slot] for slot in dict.fromkeys(slots)}
-    batches = [readings[slot].collate([items[i] for i in members]) for slot, members in groups.items()]
-    joined = join([batch.to(base.device) for batch in batches], readings[slots[0]].form)
+    batches = [readings[slot].collate([items[i] for i in members]).to(base.device) for slot, members in groups.items()]
+    chosen = [adapters[slot] for slot in groups]
+    with torch.no_grad(), attach(base, chosen, range(len(chosen))) as attached:
+        scored = score_together(attached, range(len(chosen)), batches, readings[slots[0]].form)
     out: dict[int, Tensor] = {}
-    sequences = [slot for slot, part in zip(groups, joined.parts, strict=True) for _ in range(part.mask_NT.shape[0])]
-    single = len(groups) == 1
-    with torch.no_grad(), attach(base, adapters[slots[0]]) if single else attach(base, adapters, sequences) as attached:
-        states = attached.states(joined.inputs)
-        for (slot, members), part, rows in zip(groups.items(), joined.parts, joined.rows, strict=True):
-            scores = attached.scores(0 if single else slot, take_rows(states, rows), part)
-            out.update(zip(members, scores.float().cpu(), strict=True))
+    for members, (scores, _) in zip(groups.values(), scored, strict=True):
+        out.update(zip(members, scores.float().cpu(), strict=True))
     return [out[i] for i in range(len(items))]
 
 

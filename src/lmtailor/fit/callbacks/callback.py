@@ -10,6 +10,8 @@ from lmtailor.tasks.metrics import Scores
 class Started:
     """The fit is about to begin, or to go on."""
 
+    name: str = ""
+    """Of the adapter, where several are fitted together."""
     method: str
     readout: str
     trained: int
@@ -29,6 +31,8 @@ class Started:
 class Stepped:
     """One optimizer step is done."""
 
+    name: str = ""
+    """Of the adapter, where several are fitted together."""
     step: int
     """From 1."""
     epoch: float
@@ -45,6 +49,8 @@ class Stepped:
 class Evaluated:
     """The dev set was scored."""
 
+    name: str = ""
+    """Of the adapter, where several are fitted together."""
     step: int
     epoch: float
     loss: float
@@ -60,6 +66,8 @@ class Evaluated:
 class Ended:
     """The fit is over."""
 
+    name: str = ""
+    """Of the adapter, where several are fitted together."""
     step: int
     reason: str
     """"finished", "early stop" or what went wrong."""

@@ -15,18 +15,24 @@ class TensorBoardCallback:
 
     def started(self, event: Started) -> None:
         """The run's description as text."""
-        self._writer.add_text("run", f"{event.method} · {event.readout} · {event.trained} trained numbers", event.step)
+        said = f"{event.method} · {event.readout} · {event.trained} trained numbers"
+        self._writer.add_text(_tag(event.name, "run"), said, event.step)
 
     def stepped(self, event: Stepped) -> None:
         """Loss and learning rate."""
-        self._writer.add_scalar("train/loss", event.loss, event.step)
-        self._writer.add_scalar("train/lr", event.lr, event.step)
+        self._writer.add_scalar(_tag(event.name, "train/loss"), event.loss, event.step)
+        self._writer.add_scalar(_tag(event.name, "train/lr"), event.lr, event.step)
 
     def evaluated(self, event: Evaluated) -> None:
         """Dev scores."""
         for name, score in event.scores.items():
-            self._writer.add_scalar(f"dev/{name}", score.value, event.step)
+            self._writer.add_scalar(_tag(event.name, f"dev/{name}"), score.value, event.step)
 
     def ended(self, event: Ended) -> None:
         """Write everything out."""
         self._writer.close()
+
+
+def _tag(adapter: str, name: str) -> str:
+    """A curve's name; of one of several adapters with its own in front."""
+    return f"{adapter}/{name}" if adapter else name

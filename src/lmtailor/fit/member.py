@@ -1,0 +1,315 @@
+"""One adapter in training: its data, parameters, optimizer and progress. The loop runs one, or several in shared batches."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from lmtailor.base.base import Base
+from lmtailor.core.errors import InputError, TrainingError
+from lmtailor.fit.batching import epoch_batches, steps_in
+from lmtailor.fit.callbacks.callback import Callback, Ended, Evaluated, Started, Stepped
+from lmtailor.fit.checkpoint import MemberState, Progress
+from lmtailor.fit.optim import learning_rate, make_optimizer, pack_optimizer, set_learning_rate, unpack_optimizer
+from lmtailor.fit.source import Source
+from lmtailor.fit.training import Training
+from lmtailor.infer.score import by_length, decide
+from lmtailor.methods.method import Penalises, Rates, Steps
+from lmtailor.objectives.consistency import consistency
+from lmtailor.objectives.supervised import Supervised
+from lmtailor.readouts.batch import Encoded
+from lmtailor.readouts.readout import Reading
+from lmtailor.store.adapter import Adapter, on_device
+from lmtailor.tasks.metrics import Scores, evaluate_predictions, get_metric
+from lmtailor.tasks.task import Task
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What is to be fitted, and how."""
+
+    base: Base
+    task: Task
+    start: Adapter
+    """At its start; it needs a readout."""
+    objective: Supervised
+    training: Training
+    """Resolved: nothing in it is None that a recipe could fill."""
+    seed: int
+    name: str = ""
+    """What events call it where several are fitted together."""
+
+
+class Member:
+    """One adapter in training."""
+
+    def __init__(self, job: Job, checkpoint: Path | None, callbacks: tuple[Callback, ...]) -> None:
+        """Encode the data and set up the optimizer.
+
+        Args:
+            job: what to fit.
+            checkpoint: file of the fit's checkpoint, for messages.
+            callbacks: listeners.
+
+        Raises:
+            InputError: nothing would be trained.
+        """
+        if job.start.reading is None:
+            raise InputError("A fit needs a readout to learn from labels with.")
+        self.job, self.path, self.callbacks = job, checkpoint, callbacks
+        self.base, self.task, self.training, self.name = job.base, job.task, job.training, job.name
+        self.progress = Progress()
+        self.best: dict[str, Tensor] = {}
+        self.memory: dict[str, Tensor] = {}
+        """What the method keeps between steps."""
+        self.notes: tuple[str, ...] = ()
+        self.take(job.start)
+        self.train = [self.reading.encode(example) for example in self.task.split("train").examples]
+        dev = self.task.split("dev").examples if "dev" in self.task.splits else ()
+        self.dev = [self.reading.encode(example) for example in dev]
+        self.per_epoch = steps_in(len(self.train), self.training.batch_size, self.training.accumulate)
+        self.total = self.training.max_steps or max(1, math.ceil(self.training.epochs * self.per_epoch))
+        self._order: tuple[int, list[list[int]]] | None = None
+
+    def take(self, adapter: Adapter) -> None:
+        """Train this adapter: float32 leaves that require gradients, and a fresh optimizer.
+
+        Raises:
+            InputError: it has nothing to train.
+        """
+        moved = on_device(adapter, self.base.device)
+        self.adapter = moved.with_state(
+            {name: tensor.detach().float().clone().requires_grad_() for name, tensor in moved.state.items()}
+        )
+        self.parameters = dict(self.adapter.state)
+        if not self.parameters:
+            raise InputError(
+                "Nothing would be trained: this method and this readout have no parameters of their own. "
+                "Use evaluate to measure them as they are, or choose another method or a Head."
+            )
+        method = self.adapter.method
+        rates = method.rates(self.adapter.edits) if isinstance(method, Rates) else {}
+        self.optimizer = make_optimizer(self.parameters, self.training, rates)
+
+    @property
+    def reading(self) -> Reading:
+        """The adapter's readout."""
+        assert self.adapter.reading is not None
+        return self.adapter.reading
+
+    @property
+    def passes(self) -> int:
+        """Forward passes of a batch."""
+        return self.adapter.method.passes
+
+    @property
+    def ended(self) -> bool:
+        """Whether its fit is over."""
+        return bool(self.progress.ended)
+
+    # one step
+
+    def micro_batches(self) -> list[list[int]]:
+        """Indices of the examples of the next step."""
+        epoch, within = divmod(self.progress.step, self.per_epoch)
+        if self._order is None or self._order[0] != epoch:
+            lengths = [item.length for item in self.train]
+            self._order = epoch, epoch_batches(lengths, self.training.batch_size, self.job.seed, epoch)
+        accumulate = self.training.accumulate
+        return self._order[1][within * accumulate : (within + 1) * accumulate]
+
+    def loss(self, scores: Sequence[Tensor], labels_B: Tensor, examples: int, *, first: bool) -> Tensor:
+        """The loss of a micro-batch as its share of the step's.
+
+        Args:
+            scores: (B, C) of each pass.
+            labels_B: the truth.
+            examples: in the step.
+            first: whether it is the step's first, which carries what is lost once a step.
+
+        Raises:
+            TrainingError: it is not a number.
+        """
+        kind = self.task.kind
+        loss = self.job.objective.losses(scores[0], labels_B, kind).sum()
+        if len(scores) > 1:
+            loss = loss + consistency(scores[0], scores[1], kind).sum()
+        loss = loss / examples
+        method = self.adapter.method
+        if first and isinstance(method, Penalises):
+            loss = loss + method.penalty(self.adapter.edits)
+        if not math.isfinite(float(loss.detach())):
+            self._refuse_nan(float(loss.detach()))
+        return loss
+
+    def update(self, accelerator: Accelerator) -> None:
+        """One step of the optimizer, and what the method does after it."""
+        tensors = list(self.parameters.values())
+        if self.training.clip is not None:
+            accelerator.clip_grad_norm_(tensors, self.training.clip)
+        set_learning_rate(self.optimizer, learning_rate(self.progress.step, self.total, self.training))
+        self.optimizer.step()
+        method = self.adapter.method
+        if isinstance(method, Steps):
+            with torch.no_grad():
+                method.stepped(self.adapter.edits, self.memory, self.progress.step, self.total)
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def _refuse_nan(self, value: float) -> None:
+        who = f" of {self.name}" if self.name else ""
+        kept = "" if self.path is None or not self.path.exists() else f" The checkpoint before it is kept in {self.path.parent}."
+        raise TrainingError(
+            f"The loss{who} is {value} at step {self.progress.step + 1} of {self.total}, so the fit stopped.{kept} "
+            f"Try a lower learning rate (now {self.training.lr:g}), a longer warmup, or precision float32."
+        )
+
+    # between steps
+
+    def advance(self, loss: float, tokens: int, seconds: float) -> None:
+        """Count a step that is done."""
+        progress = self.progress
+        event = Stepped(
+            name=self.name,
+            step=progress.step + 1,
+            epoch=(progress.step + 1) / self.per_epoch,
+            loss=loss,
+            lr=learning_rate(progress.step, self.total, self.training),
+            tokens=tokens,
+            seconds=seconds,
+        )
+        progress.step += 1
+        progress.loss_sum += loss
+        progress.loss_count += 1
+        for callback in self.callbacks:
+            callback.stepped(event)
+
+    @property
+    def last(self) -> bool:
+        """Whether all steps are done."""
+        return self.progress.step >= self.total
+
+    @property
+    def is_due(self) -> bool:
+        """Whether dev is to be scored now."""
+        every = self.per_epoch if self.training.eval_every == "epoch" else self.training.eval_every
+        return self.last or self.progress.step % every == 0
+
+    @property
+    def to_save(self) -> bool:
+        """Whether a checkpoint is to be written now."""
+        every = self.training.checkpoint_every
+        return self.is_due or self.ended or (every is not None and self.progress.step % every == 0)
+
+    def evaluate(self, dev: Source | None) -> None:
+        """Score dev, keep the best weights, and see whether to stop."""
+        progress = self.progress
+        scores = Scores([]) if dev is None else self._dev_scores(dev)
+        better = dev is not None and self._is_better(scores)
+        loss = progress.loss_sum / max(1, progress.loss_count)
+        progress.loss_sum, progress.loss_count = 0.0, 0
+        epoch = progress.step / self.per_epoch
+        entry = {"step": progress.step, "epoch": epoch, "loss": loss, "seconds": progress.seconds}
+        progress.history.append({**entry, "scores": {key: score.value for key, score in scores.items()}})
+        event = Evaluated(
+            name=self.name,
+            step=progress.step,
+            epoch=epoch,
+            loss=loss,
+            scores=scores,
+            best=better,
+            seconds=progress.seconds,
+        )
+        for callback in self.callbacks:
+            callback.evaluated(event)
+        if self.last and not progress.ended:
+            progress.ended = "finished"
+
+    def _is_better(self, scores: Scores) -> bool:
+        progress, name = self.progress, self.task.metrics[0]
+        value, sign = scores[name].value, 1 if get_metric(name).greater_is_better else -1
+        better = progress.best_score is None or sign * value > sign * progress.best_score
+        if better:
+            progress.best_score, progress.best_step, progress.waited = value, progress.step, 0
+            self.best = {key: tensor.detach().clone() for key, tensor in self.parameters.items()}
+        else:
+            progress.waited += 1
+        if self.training.patience is not None and progress.waited >= self.training.patience:
+            progress.ended = f"early stop: no better {name} in {progress.waited} evaluations"
+        return better
+
+    def _dev_scores(self, dev: Source) -> Scores:
+        out = torch.empty(len(self.dev), max(1, len(self.reading.labels)))
+        with torch.no_grad():
+            for indices in by_length(self.dev, 2 * self.training.batch_size):
+                out[torch.tensor(indices)] = dev.scores(indices, training=False)[0].float().cpu()
+        reference = self.task.split("dev").labels
+        return evaluate_predictions(
+            self.task.metrics, decide(out, self.task.kind), reference, kind=self.task.kind, labels=self.task.labels, resamples=200
+        )
+
+    # to and from files
+
+    def state(self) -> MemberState:
+        """All that it needs to go on."""
+        tensors, numbers = pack_optimizer(self.optimizer)
+        return MemberState(
+            now=self.parameters,
+            best=self.best,
+            fixed=self.adapter.fixed,
+            memory=self.memory,
+            optimizer=tensors,
+            optimizer_numbers=numbers,
+            progress=self.progress,
+        )
+
+    def restore(self, state: MemberState) -> None:
+        """Go on from there."""
+        device = self.base.device
+        self.take(self.adapter.with_fixed(dict(state.fixed)).with_state(dict(state.now)))
+        unpack_optimizer(self.optimizer, state.optimizer, state.optimizer_numbers)
+        self.best = {name: tensor.to(device) for name, tensor in state.best.items()}
+        self.memory = {name: tensor.to(device) for name, tensor in state.memory.items()}
+        self.progress = replace(state.progress)
+
+    def result(self) -> Adapter:
+        """The adapter with the weights to keep."""
+        kept = self.best if self.best and self.training.keep == "best" else self.parameters
+        return self.adapter.with_state({name: tensor.detach() for name, tensor in kept.items()})
+
+    # what listeners hear
+
+    def cut_notes(self) -> tuple[str, ...]:
+        """Splits of which texts lost their end."""
+        splits: Mapping[str, Sequence[Encoded]] = {"train": self.train, "dev": self.dev}
+        return tuple(_cut_note(name, items) for name, items in splits.items() if any(item.cut for item in items))
+
+    def tell_start(self) -> None:
+        """The fit begins, or goes on."""
+        event = Started(
+            name=self.name,
+            method=type(self.adapter.method).__name__,
+            readout=type(self.adapter.readout).__name__,
+            trained=self.adapter.num_parameters,
+            total=self.base.num_parameters,
+            examples=len(self.train),
+            steps=self.total,
+            step=self.progress.step,
+            notes=self.notes,
+        )
+        for callback in self.callbacks:
+            callback.started(event)
+
+    def tell_end(self, reason: str) -> None:
+        """The fit is over."""
+        event = Ended(name=self.name, step=self.progress.step, reason=reason, seconds=self.progress.seconds)
+        for callback in self.callbacks:
+            callback.ended(event)
+
+
+def _cut_note(split: str, items: Sequence[Encoded]) -> str:
+    cut = [item.cut for item in items if item.cut]
+    return f"{len(cut):,} of {len(items):,} texts of {split} are longer than the model takes; {sum(cut):,} tokens were cut off"

@@ -1,0 +1,31 @@
+"""One pass of the trunk for examples of several adapters, whose readouts then score their own parts."""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from lmtailor.edits.attach import Attached
+from lmtailor.readouts.batch import Batch, InputForm, join
+from lmtailor.readouts.readout import take_rows
+
+
+def score_together(
+    attached: Attached, slots: Sequence[int], batches: Sequence[Batch], form: InputForm, *, training: bool = False
+) -> list[tuple[Tensor, Batch]]:
+    """Scores (B, C) of each adapter's batch, and the batch as it ran.
+
+    Args:
+        attached: with the adapters.
+        slots: the adapter of each batch.
+        batches: on the base's device.
+        form: how the base takes batches.
+        training: whether dropout of readouts acts.
+    """
+    joined = join(batches, form)
+    rows = [slot for slot, part in zip(slots, joined.parts, strict=True) for _ in range(part.mask_NT.shape[0])]
+    with attached.engine.narrowed(rows):
+        states = attached.states(joined.inputs)
+    return [
+        (attached.scores(slot, take_rows(states, own), part, training=training), part)
+        for slot, part, own in zip(slots, joined.parts, joined.rows, strict=True)
+    ]
