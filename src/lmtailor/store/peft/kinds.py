@@ -2,10 +2,13 @@
 
 from collections.abc import Mapping
 
+from lmtailor.store.peft.ia3 import Ia3Kind
 from lmtailor.store.peft.kind import PeftKind
+from lmtailor.store.peft.ln_tuning import LnTuningKind
 from lmtailor.store.peft.lora_kind import LoraKind
 from lmtailor.store.peft.p_tuning_kind import PTuningKind
 from lmtailor.store.peft.prompt_kinds import PrefixTuningKind, PromptTuningKind
+from lmtailor.store.peft.vera import VeraKind
 
 KINDS: Mapping[str, PeftKind] = {
     kind.name: kind
@@ -14,6 +17,9 @@ KINDS: Mapping[str, PeftKind] = {
         PrefixTuningKind(),
         PromptTuningKind(),
         PTuningKind(),
+        Ia3Kind(),
+        LnTuningKind(),
+        VeraKind(),
     )
 }
 """peft_type → what it is."""

@@ -1,0 +1,79 @@
+"""Modules of a base in PEFT folders whose tensors are named by them: from sites to names when writing, and back when reading."""
+
+from collections.abc import Iterable
+
+from lmtailor.base.sites import Site, SiteKind
+from lmtailor.core.errors import AdapterFileError, UnsupportedError, near
+from lmtailor.store.peft.config import TENSORS
+from lmtailor.store.peft.kind import PREFIX, Folder, Target
+from lmtailor.store.peft.targets import check_targets
+from lmtailor.store.peft.task import module_path
+
+
+def path_of(site: Site, target: Target) -> str:
+    """The path of a site's module in the class that the folder is for.
+
+    Raises:
+        UnsupportedError: a forward calls the module more than once, or PEFT's class does not have it.
+    """
+    if site.calls > 1:
+        raise UnsupportedError(
+            f"{site.name} is call {site.call} of a module that {target.outline.family} calls {site.calls} times in a forward, "
+            "each with tensors of its own here. Other programs have one set a module."
+        )
+    return module_path(target.outline, site.module, target.task)
+
+
+def exact_targets(paths: Iterable[str], target: Target) -> list[str]:
+    """`target_modules` for these modules.
+
+    Raises:
+        UnsupportedError: PEFT would adapt another module too, since a listed name also matches every path that ends with it, or
+            leave one out, since it is stored whole with the head.
+    """
+    wanted, outline = sorted(set(paths)), target.outline
+    for module in outline.modules:
+        if target.task == "SEQ_CLS" and outline.in_trunk(module) is None:
+            continue
+        path = module_path(outline, module, target.task)
+        caught = next((one for one in wanted if path.endswith(f".{one}")), None)
+        if caught is not None and path not in wanted:
+            raise UnsupportedError(f"PEFT would also adapt {path!r}, since it ends with the name {caught!r} of another module.")
+    for one in wanted:
+        if hidden := [module for module in target.saved if f".{module}." in f".{one}."]:
+            raise UnsupportedError(f"PEFT does not adapt {one!r}, since {hidden[0]!r} is stored whole as part of the head.")
+    return wanted
+
+
+def named_sites(folder: Folder, ending: str, kind: SiteKind) -> dict[str, Site]:
+    """The sites of the modules that a file has tensors for, by the paths that it calls them, in the order of the forward.
+
+    Args:
+        folder: what is read.
+        ending: of the names of the tensors, after the path: ".ia3_l".
+        kind: of the sites.
+
+    Raises:
+        AdapterFileError: there are none, one is no such site of the base, or the configuration does not name it.
+    """
+    paths = [name[len(PREFIX) : -len(ending)] for name in folder.header if name.startswith(PREFIX) and name.endswith(ending)]
+    if not paths:
+        raise AdapterFileError(f"{TENSORS} has no tensor whose name ends in {ending}.")
+    check_targets(folder.config, paths)
+    outline = folder.outline
+    own = {site.module: site for site in outline.sites.values() if site.kind == kind and site.part is None}
+    found: dict[str, Site] = {}
+    for path in paths:
+        site = own.get(outline.find(path))
+        if site is None:
+            raise AdapterFileError(f"{path[:120]!r} is no {kind} of this base. {near(path[:120], own)}")
+        if site.calls > 1:
+            raise AdapterFileError(
+                f"{path!r} is called {site.calls} times in a forward of {outline.family}. Its tensors cannot be read: here, each "
+                "call has its own."
+            )
+        if site in found.values():
+            raise AdapterFileError(f"{path!r} names a module that another tensor names too.")
+        found[path] = site
+    order = {name: number for number, name in enumerate(outline.sites)}
+    return dict(sorted(found.items(), key=lambda pair: order[pair[1].name]))
