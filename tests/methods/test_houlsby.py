@@ -1,6 +1,5 @@
 """Houlsby adapters by the paper's formula."""
 
-import math
 from typing import Any
 
 import numpy as np
@@ -13,13 +12,7 @@ from lmtailor.core.rng import generator
 from lmtailor.edits.edit import Context
 from lmtailor.methods.houlsby import BottleneckEdit, Houlsby
 from tests.edits.worn import base_of, noise, perturbed
-
-ACTIVATIONS: dict[str, Any] = {
-    "gelu": lambda x: 0.5 * x * (1 + np.vectorize(math.erf)(x / math.sqrt(2))),
-    "relu": lambda x: np.maximum(x, 0),
-    "tanh": np.tanh,
-    "silu": lambda x: x / (1 + np.exp(-x)),
-}
+from tests.methods.formula import ACTIVATIONS
 
 
 def count(method: Houlsby, base: Base) -> int:

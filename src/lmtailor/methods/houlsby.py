@@ -6,43 +6,29 @@ Start: matrices N(0, 0.01²) cut at two standard deviations, biases zero (sectio
 Trained parameters: the sum of 2 · H · M + M + H over the sites.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
-import torch
 from torch import Generator, Tensor
-from torch.nn import functional as F
 
 from lmtailor.base.sites import Sites
 from lmtailor.base.views import NormView
-from lmtailor.core.errors import InputError
-from lmtailor.edits.edit import Context, trained
+from lmtailor.edits.edit import Context
 from lmtailor.edits.edits import Edits
-from lmtailor.edits.kinds import HiddenEdit
+from lmtailor.methods._bottleneck import Activation, Bottleneck, check_units
 from lmtailor.methods.method import Method, Recipe, Start, normal, zeros
-
-Activation = Literal["gelu", "relu", "tanh", "silu"]
-_ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu, "tanh": torch.tanh, "silu": F.silu}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class BottleneckEdit(HiddenEdit):
-    """A bottleneck network with a skip connection. Padded units have zero weights in and out, so they add nothing."""
-
-    down_MH: Tensor = trained(pad=(0,))
-    down_bias_M: Tensor = trained(pad=(0,))
-    up_HM: Tensor = trained(pad=(1,))
-    up_bias_H: Tensor = trained()
-    activation: Activation = "gelu"
+class BottleneckEdit(Bottleneck):
+    """A bottleneck network with a skip connection."""
 
     def hidden(
         self, x_RTH: Tensor | None, h_RTH: Tensor, residual_RTH: Tensor | None, norm: NormView | None, ctx: Context
     ) -> Tensor:
         """h + W_up σ(W_down h + b_down) + b_up."""
-        inner_RTM = torch.bmm(h_RTH, self.down_MH.transpose(1, 2)) + self.down_bias_M[:, None]
-        inner_RTM = _ACTIVATIONS[self.activation](inner_RTM)
-        return h_RTH + torch.bmm(inner_RTM, self.up_HM.transpose(1, 2)) + self.up_bias_H[:, None]
+        return h_RTH + self.network(h_RTH)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,8 +48,7 @@ class Houlsby(Method):
     at: str = "block.*.{attn,ffn}"
 
     def __post_init__(self) -> None:
-        if self.bottleneck < 1:
-            raise InputError(f"bottleneck is {self.bottleneck}; an adapter needs at least 1 unit.")
+        check_units(self.bottleneck)
 
     def edits(self, sites: Sites, rng: Generator | None) -> Edits:
         """One bottleneck for every sublayer that `at` selects."""
