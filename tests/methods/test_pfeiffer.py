@@ -56,7 +56,7 @@ def test_the_network_reads_what_the_plain_model_would_pass_on() -> None:
         state = {name: torch.zeros_like(value) for name, value in edit.state().items()}
         down = noise(4, 48)
         silent = edit.with_state(state | {"block.1.ffn.down_MH": down})
-        seen = []
+        seen: list[torch.Tensor] = []
 
         def spy(read: torch.Tensor, seen: list[torch.Tensor] = seen) -> torch.Tensor:
             seen.append(read)
