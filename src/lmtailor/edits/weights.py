@@ -1,11 +1,12 @@
 """Swapping parameters while attached, tied ones together."""
 
-from typing import Any
+from collections.abc import Hashable
 
 import torch
 from torch import Tensor, nn
 
 from lmtailor.core.errors import SiteError, UnsupportedError, near
+from lmtailor.edits.edit import freshness
 from lmtailor.edits.edits import Edits
 from lmtailor.edits.kinds import WeightEdit
 
@@ -23,23 +24,40 @@ class WeightSwap:
             base = known[edit.site]
             places = [(module, name) for module in model.modules() for name, own in module._parameters.items() if own is base]
             self._places.append((edit, base, places))
+        self._tensors = list({id(tensor): tensor for edit in self.edits for tensor in edit.trained().values()}.values())
+        self._made: list[Tensor] | None = None
+        self._made_for: Hashable = None
+        self._spent = False
 
     def install(self) -> None:
-        """Put the replacements in. Called at every pass, since sparse ones are made from their trained entries."""
-        for edit, base, places in self._places:
-            weight: Any = edit.weight(base)
-            if weight.shape != base.shape:
-                raise UnsupportedError(f"{edit.site} has shape {tuple(base.shape)}; its replacement has {tuple(weight.shape)}.")
-            if weight.dtype != base.dtype:
-                weight = weight.to(base.dtype)
+        """Put the replacements in. Called at every pass; they are computed anew only where that may change them."""
+        key, _ = freshness(self._tensors)
+        if self._made is None or self._spent or key != self._made_for:
+            self._made, self._made_for, self._spent = [self._weight(edit, base) for edit, base, _ in self._places], key, False
+        for weight, (_, _, places) in zip(self._made, self._places, strict=True):
             for module, name in places:
-                module._parameters[name] = weight
+                module._parameters[name] = weight  # type: ignore[assignment]
+
+    def _weight(self, edit: WeightEdit, base: Tensor) -> Tensor:
+        weight = edit.weight(base)
+        if weight.shape != base.shape:
+            raise UnsupportedError(f"{edit.site} has shape {tuple(base.shape)}; its replacement has {tuple(weight.shape)}.")
+        if weight.dtype != base.dtype:
+            weight = weight.to(base.dtype)
+        if weight.grad_fn is not None:
+            weight.register_hook(self._spend)  # type: ignore[no-untyped-call]
+        return weight
+
+    def _spend(self, gradient: Tensor) -> None:
+        """A backward has gone through the replacements, so the graph behind them is gone."""
+        self._spent = True
 
     def remove(self) -> None:
         """Put the base's own parameters back."""
         for _, base, places in self._places:
             for module, name in places:
                 module._parameters[name] = base  # type: ignore[assignment]
+        self._made = None
 
 
 def swaps(model: nn.Module, adapters: tuple[Edits, ...], slots: tuple[int | None, ...]) -> list[WeightSwap]:
