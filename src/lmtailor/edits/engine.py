@@ -2,8 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 from torch import Tensor, nn
 
@@ -26,24 +25,38 @@ _KINDS: dict[type[Edit], tuple[SiteKind, ...]] = {
 KindT = TypeVar("KindT", bound=Edit)
 
 
-@dataclass
+ROW_SETS = 8
+"""How many sets of rows an engine keeps its plans for, with the stacked tensors in them."""
+
+
 class Engine:
     """Plans for the rows of the batch, and what the current pass has left for its edits."""
 
-    base: Base
-    adapters: tuple[Edits, ...]
-    rows: Rows
-    phase: str = "prefill"
-    draw: int | None = None
-    """What edits that choose by chance draw from in this pass; None outside of training."""
-    recording: bool = False
-    """A pass that only leaves keys and values; nothing but edits of states and static prefixes acts."""
-    alive: bool = True
-    entries: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
-    """Sublayer site → its input and residual in this pass."""
-    _plans: dict[tuple[Rows, str], SitePlan | None] = field(default_factory=dict)
+    def __init__(self, base: Base, adapters: Sequence[Edits], rows: Rows) -> None:
+        """Sort the edits by site.
 
-    def __post_init__(self) -> None:
+        Args:
+            base: the model.
+            adapters: the edits of each adapter.
+            rows: the adapter of each row.
+
+        Raises:
+            UnsupportedError: an edit that cannot act where it is put.
+        """
+        self.base = base
+        self.adapters = tuple(adapters)
+        self.phase = "prefill"
+        self.draw: int | None = None
+        """What edits that choose by chance draw from in this pass; None outside of training."""
+        self.recording = False
+        """A pass that only leaves keys and values; nothing but edits of states and static prefixes acts."""
+        self.alive = True
+        self.entries: dict[str, tuple[Tensor, Tensor]] = {}
+        """Sublayer site → its input and residual in this pass."""
+        self._of_kind: dict[tuple[int, type[Edit]], list[Any]] = {}
+        self._plans: dict[Rows, dict[str, SitePlan | None]] = {}
+        self._contexts: dict[tuple[bool, str, int | None], Context] = {}
+        self.rows = rows
         self._by_site: list[dict[str, list[Edit]]] = []
         for edits in self.adapters:
             at: dict[str, list[Edit]] = {}
@@ -73,6 +86,10 @@ class Engine:
                 raise UnsupportedError(f"{type(edit).__name__} acts on attentions; {name} is none.")
             if isinstance(edit, PromptEdit) and site.kind != "embedding":
                 raise UnsupportedError(f"{type(edit).__name__} acts on embedding sites; {name} is a {site.kind}.")
+            if isinstance(edit, PromptEdit) and edit.place != "front" and self.base.kind != "encoder":
+                raise UnsupportedError(
+                    f"{type(edit).__name__} stands beside the gap of a masked model; {self.base.family.name} is a {self.base.kind}."
+                )
 
     @property
     def sites(self) -> list[Site]:
@@ -80,16 +97,38 @@ class Engine:
         names = {name for at in self._by_site for name in at}
         return [site for site in self.base.sites.values() if site.name in names]
 
+    @property
+    def rows(self) -> Rows:
+        """The rows of now."""
+        return self._rows
+
+    @rows.setter
+    def rows(self, rows: Rows) -> None:
+        self._rows = rows
+        # Asked for last, it is thrown away last.
+        self._now = self._plans.pop(rows, {})
+        self._plans[rows] = self._now
+        while len(self._plans) > ROW_SETS:
+            del self._plans[next(iter(self._plans))]
+
     def plan(self, site: str) -> SitePlan | None:
         """What happens at a site for the rows of now."""
-        key = (self.rows, site)
-        if key not in self._plans:
-            self._plans[key] = plan_site([at.get(site, []) for at in self._by_site], self.rows)
-        return self._plans[key]
+        try:
+            return self._now[site]
+        except KeyError:
+            made = self._now[site] = plan_site([at.get(site, []) for at in self._by_site], self._rows)
+            return made
+
+    def has_at(self, site: str, wanted: Callable[[Edit], bool]) -> bool:
+        """Whether some adapter has such an edit at a site."""
+        return any(wanted(edit) for at in self._by_site for edit in at.get(site, ()))
 
     def of_kind(self, slot: int, kind: type[KindT]) -> list[KindT]:
         """The edits of one kind of one adapter, in order."""
-        return [edit for edit in self.adapters[slot] if isinstance(edit, kind)]
+        key = (slot, kind)
+        if key not in self._of_kind:
+            self._of_kind[key] = [edit for edit in self.adapters[slot] if isinstance(edit, kind)]
+        return cast(list[KindT], self._of_kind[key])
 
     def prompts(self, slot: int, stack: Stack) -> list[PromptEdit]:
         """The prompts of one adapter before one stack, in order."""
@@ -117,7 +156,26 @@ class Engine:
 
     def context(self, module: nn.Module) -> Context:
         """What edits at a module may know of the pass."""
-        return Context(training=module.training, phase="decode" if self.phase == "decode" else "prefill", draw=self.draw)
+        key = (module.training, self.phase, self.draw)
+        found = self._contexts.get(key)
+        if found is None:
+            phase: Literal["prefill", "decode"] = "decode" if self.phase == "decode" else "prefill"
+            # Draws never come back, so only one of them is worth keeping.
+            self._contexts = {} if self.draw is not None else self._contexts
+            found = self._contexts[key] = Context(training=module.training, phase=phase, draw=self.draw)
+        return found
+
+
+def _changes_input(edit: Edit) -> bool:
+    return isinstance(edit, ProjectionEdit) and edit.changes_input
+
+
+def _changes_output(edit: Edit) -> bool:
+    return isinstance(edit, ProjectionEdit) and edit.changes_output
+
+
+def _needs_entry(edit: Edit) -> bool:
+    return isinstance(edit, HiddenEdit) and edit.needs_entry
 
 
 class Station:
@@ -126,38 +184,46 @@ class Station:
     def __init__(self, engine: Engine, module: nn.Module, sites: Sequence[Site], begins: Sequence[Site]) -> None:
         self.engine = engine
         self.module = module
-        self.sites = list(sites)
-        self.begins = list(begins)
+        self.sites = tuple(sites)
+        self.begins = tuple(begins)
+        self.inputs = tuple(site for site in sites if engine.has_at(site.name, _changes_input))
+        """Sites of projections whose input some edit changes."""
         self.calls = max((site.calls for site in (*sites, *begins)), default=1)
         self.call = 0
+        base = engine.base
+        self._linear = {site.name: base.linear(site) for site in sites if site.kind == "projection"}
+        norms = {site.name: site if site.kind == "norm" else base.sites[site.next_norm or site.name] for site in sites}
+        self._norm = {name: base.norm(norm) for name, norm in norms.items() if norm.kind == "norm"}
 
     def register(self) -> list[Any]:
         """Put the hooks in front of all others, so that transformers' own capture hooks see edited states."""
-        return [
-            self.module.register_forward_pre_hook(self._before, with_kwargs=True),
-            self.module.register_forward_hook(self._after, with_kwargs=True, prepend=True),
-        ]
+        handles: list[Any] = []
+        if self.begins or self.inputs:
+            handles.append(self.module.register_forward_pre_hook(self._before, with_kwargs=True))
+        handles.append(self.module.register_forward_hook(self._after, with_kwargs=True, prepend=True))
+        return handles
 
     def reset(self) -> None:
         """A new pass begins."""
         self.call = 0
 
-    def _here(self, sites: Sequence[Site]) -> list[Site]:
-        return [site for site in sites if site.call == self.call] if self.calls > 1 else list(sites)
+    def _here(self, sites: tuple[Site, ...]) -> tuple[Site, ...]:
+        return sites if self.calls == 1 else tuple(site for site in sites if site.call == self.call)
 
     def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any] | None:
         x: Tensor = args[0] if args else kwargs["hidden_states"]
         for site in self._here(self.begins):
             self.engine.entries[site.name] = (x, x)
         changed = x
-        for site in self._here(self.sites):
-            plan = self.engine.plan(site.name) if site.kind == "projection" else None
-            if plan is not None and any(isinstance(edit, ProjectionEdit) and edit.changes_input for edit in plan.edits):
+        for site in self._here(self.inputs):
+            plan = self.engine.plan(site.name)
+            if plan is not None:
+                ctx = self.engine.context(module)
                 changed = plan.run(
-                    [changed],
-                    lambda edit, v: edit.input(v[0], self.engine.context(module)),  # type: ignore[attr-defined]
+                    (changed,),
+                    lambda edit, v: edit.input(v[0], ctx),  # type: ignore[attr-defined]  # noqa: B023 - called at once
                     dtype=self.engine.base.dtype,
-                    wanted=lambda edit: isinstance(edit, ProjectionEdit) and edit.changes_input,
+                    wanted=_changes_input,
                 )
         if changed is x:
             return None
@@ -174,29 +240,34 @@ class Station:
         for site in self._here(self.begins):
             if site.entry is not None and site.entry.normed:
                 self.engine.entries[site.name] = (edited, self.engine.entries[site.name][1])
-        self.call = (self.call + 1) % self.calls
+        if self.calls > 1:
+            self.call = (self.call + 1) % self.calls
         if edited is state:
             return output
         return (edited, *output[1:]) if isinstance(output, tuple) else edited
 
     def _run(self, site: Site, plan: SitePlan, x: Tensor, y: Tensor) -> Tensor:
-        base, ctx = self.engine.base, self.engine.context(self.module)
+        ctx, dtype = self.engine.context(self.module), self.engine.base.dtype
         if site.kind == "projection":
-            lin = base.linear(site)
+            lin = self._linear[site.name]
             part = y if site.part is None else site.part.take(y)
-            new = plan.run([part, x], lambda edit, v: edit.output(v[1], v[0], lin, ctx), dtype=base.dtype)  # type: ignore[attr-defined]
+            new = plan.run(
+                (part, x),
+                lambda edit, v: edit.output(v[1], v[0], lin, ctx),  # type: ignore[attr-defined]
+                dtype=dtype,
+                wanted=_changes_output,
+            )
             new = new.to(y.dtype)
             return new if site.part is None else site.part.put(y, new)
         if site.kind == "norm":
-            norm = base.norm(site)
-            return plan.run([y, x], lambda edit, v: edit.normed(v[1], v[0], norm, ctx), dtype=base.dtype).to(y.dtype)  # type: ignore[attr-defined]
+            norm = self._norm[site.name]
+            return plan.run((y, x), lambda edit, v: edit.normed(v[1], v[0], norm, ctx), dtype=dtype).to(y.dtype)  # type: ignore[attr-defined]
         return self._run_hidden(site, plan, y, ctx)
 
     def _run_hidden(self, site: Site, plan: SitePlan, h: Tensor, ctx: Context) -> Tensor:
-        base = self.engine.base
-        norm = base.norm(base.sites[site.next_norm]) if site.next_norm is not None else None
+        norm = self._norm.get(site.name)
         values = [h]
-        if any(isinstance(edit, HiddenEdit) and edit.needs_entry for edit in plan.edits):
+        if self.engine.has_at(site.name, _needs_entry):
             values += [value.reshape(h.shape) for value in self.engine.entries[site.name]]
 
         def call(edit: Edit, v: Sequence[Tensor]) -> Tensor:
@@ -204,17 +275,15 @@ class Station:
             entry, residual = (v[1], v[2]) if edit.needs_entry else (None, None)
             return edit.hidden(entry, v[0], residual, norm, ctx)
 
-        return plan.run(values, call, dtype=base.dtype).to(h.dtype)
+        return plan.run(values, call, dtype=self.engine.base.dtype).to(h.dtype)
 
 
 def stations(engine: Engine) -> list[Station]:
     """One station for every module that edits of states touch."""
-    sites = engine.sites
     by_module: dict[str, tuple[list[Site], list[Site]]] = {}
-    for site in sites:
+    for site in engine.sites:
         by_module.setdefault(site.module, ([], []))[0].append(site)
-        needs = any(isinstance(e, HiddenEdit) and e.needs_entry for at in engine._by_site for e in at.get(site.name, []))
-        if needs:
+        if engine.has_at(site.name, _needs_entry):
             if site.entry is None:
                 raise UnsupportedError(f"{site.name} has no input and residual to read; only sublayer sites have.")
             by_module.setdefault(site.entry.module, ([], []))[1].append(site)

@@ -37,33 +37,57 @@ class Rows:
         return x.reshape(self.count, -1, x.shape[-1])
 
 
-@dataclass
 class Group:
     """Edits that are computed in one call, each for its rows."""
 
-    edits: list[Edit] = field(default_factory=list)
-    slot_of_row: list[int] = field(default_factory=list)
-    """For each row of the group, the index of its edit."""
-    rows: list[int] = field(default_factory=list)
-    """The group's rows in the batch."""
-    _stacked: Edit | None = None
-    _made_for: Hashable = None
+    def __init__(self, edits: Sequence[Edit], slot_of_row: Sequence[int], rows: Sequence[int], *, whole: bool) -> None:
+        """Note who is who.
+
+        Args:
+            edits: solo edits of one key.
+            slot_of_row: for each row of the group, the index of its edit.
+            rows: the group's rows in the batch.
+            whole: whether these are all rows of the batch, in order.
+        """
+        self.edits = tuple(edits)
+        self._slot_of_row = None if list(slot_of_row) == list(range(len(edits))) else tuple(slot_of_row)
+        self._rows = tuple(rows)
+        self._whole = whole
+        self._tensors = tuple(tensor for edit in edits for tensor in edit.trained().values())
+        self._index: Tensor | None = None
+        self._stacked: Edit | None = None
+        self._made_for: Hashable = None
 
     def stacked(self, dtype: torch.dtype) -> Edit:
         """The edit with tensors (G, …), or (1, …) where all rows of the group share one.
 
         It is made anew when it is no longer fresh, and whenever a gradient must flow through the stacking.
         """
-        tensors = [tensor for edit in self.edits for tensor in edit.trained().values()]
-        key, live = freshness(tensors)
+        key, live = freshness(self._tensors)
         if self._stacked is None or key != self._made_for or (live and len(self.edits) > 1):
             stacked = type(self.edits[0]).stack(self.edits, dtype=dtype)
-            if len(self.edits) > 1 and self.slot_of_row != list(range(len(self.edits))):
-                device = tensors[0].device if tensors else None
-                stacked = stacked.take(torch.tensor(self.slot_of_row, device=device))
+            if len(self.edits) > 1 and self._slot_of_row is not None:
+                device = self._tensors[0].device if self._tensors else None
+                stacked = stacked.take(torch.tensor(self._slot_of_row, device=device))
             self._stacked, self._made_for = stacked, key
-        assert self._stacked is not None
         return self._stacked
+
+    def apply(self, values: Sequence[Tensor], call: "Call", dtype: torch.dtype) -> Tensor:
+        """The first of the batch's states (R, T, F), edited in the group's rows."""
+        first = values[0]
+        if not self._whole:
+            if self._index is None or self._index.device != first.device:
+                self._index = torch.tensor(self._rows, device=first.device)
+            index = self._index
+            values = [value.index_select(0, index) for value in values]
+        count = values[0].shape[0]
+        folds = count > 1 and len(self.edits) == 1
+        if folds:
+            values = [value.reshape(1, -1, value.shape[-1]) for value in values]
+        out = call(self.stacked(dtype), values)
+        if folds:
+            out = out.reshape(count, -1, out.shape[-1])
+        return out if self._whole else first.index_copy(0, index, out.to(first.dtype))
 
 
 Call = Callable[[Edit, Sequence[Tensor]], Tensor]
@@ -92,28 +116,22 @@ class SitePlan:
             dtype: of the stacked tensors.
             wanted: skip edits of which this is false.
         """
-        edited = values[0]
-        shape = edited.shape
-        rows = [self.rows.view(value) for value in values]
-        current, rest = rows[0], rows[1:]
+        shape = values[0].shape
+        current, *rest = [self.rows.view(value) for value in values]
         for stage in self.stages:
             for group in stage:
                 if wanted is None or wanted(group.edits[0]):
-                    current = _apply(group, [current, *rest], call, dtype)
+                    current = group.apply((current, *rest), call, dtype)
         return current.reshape(shape[:-1] + current.shape[-1:])
 
 
-def _apply(group: Group, values: Sequence[Tensor], call: Call, dtype: torch.dtype) -> Tensor:
-    whole = len(group.rows) == values[0].shape[0]
-    index = None if whole else torch.tensor(group.rows, device=values[0].device)
-    chosen = [value if index is None else value.index_select(0, index) for value in values]
-    stacked = group.stacked(dtype)
-    count = chosen[0].shape[0]
-    if len(group.edits) == 1 and count > 1:
-        chosen = [value.reshape(1, -1, value.shape[-1]) for value in chosen]
-    out = call(stacked, chosen)
-    out = out.reshape(count, -1, out.shape[-1])
-    return out if index is None else values[0].index_copy(0, index, out.to(values[0].dtype))
+@dataclass
+class _Gathered:
+    """A group while its rows are found."""
+
+    edits: list[Edit] = field(default_factory=list)
+    slot_of_row: list[int] = field(default_factory=list)
+    rows: list[int] = field(default_factory=list)
 
 
 def plan_site(per_slot: Sequence[Sequence[Edit]], rows: Rows) -> SitePlan | None:
@@ -128,18 +146,20 @@ def plan_site(per_slot: Sequence[Sequence[Edit]], rows: Rows) -> SitePlan | None
         return None
     stages = []
     for level in range(depth):
-        groups: dict[object, Group] = {}
+        groups: dict[object, _Gathered] = {}
         index: dict[tuple[object, int], int] = {}
         for row, slot in enumerate(rows.slots):
             if slot is None or len(per_slot[slot]) <= level:
                 continue
             edit = per_slot[slot][level]
             key = edit.stack_key()
-            group = groups.setdefault(key, Group())
+            group = groups.setdefault(key, _Gathered())
             if (key, slot) not in index:
                 index[key, slot] = len(group.edits)
                 group.edits.append(edit)
             group.slot_of_row.append(index[key, slot])
             group.rows.append(row)
-        stages.append(tuple(groups.values()))
+        stages.append(
+            tuple(Group(one.edits, one.slot_of_row, one.rows, whole=len(one.rows) == rows.count) for one in groups.values())
+        )
     return SitePlan(tuple(stages), rows)

@@ -7,7 +7,7 @@ K key/value heads, D features of a head. Tensors of a stacked edit start with R,
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -26,6 +26,8 @@ class ProjectionEdit(Edit):
     """
 
     changes_input: ClassVar[bool] = False
+    changes_output: ClassVar[bool] = True
+    """Whether `output` does anything."""
     foldable: ClassVar[bool] = True
     """Whether `fold` exists: the edit is a change of the weight and bias, and can be merged."""
 
@@ -93,12 +95,18 @@ class PrefixEdit(Edit):
         """Keys and values (L, 2, K, N, D), with gradient where they are trained. Computed once a pass."""
 
 
+Place = Literal["front", "before_gap", "after_gap"]
+"""Where virtual tokens stand: before the input, or beside the gap that a masked model fills (behind the text, if it has none)."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PromptEdit(Edit):
-    """Virtual tokens before the input embeddings of a stack; `site` is the stack's `embed` site."""
+    """Virtual tokens among the input embeddings of a stack; `site` is the stack's `embed` site."""
 
     length: int
     """Virtual tokens."""
+    place: Place = "front"
+    """Beside the gap only in encoders."""
 
     @abstractmethod
     def embeddings(self, embedding: Callable[[Tensor], Tensor]) -> Tensor:
