@@ -1,5 +1,6 @@
 """LoRA here and LoRA in PEFT 0.21 give the same logits, whoever wrote the folder."""
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,11 @@ from tests.parity.loading import QUIET, in_peft, made_by_peft, peft, peft_logits
 from tests.store.adapters import assert_close, assert_same_state, logits, moved_adapter
 from tests.tiny import tiny_base, tiny_inputs
 
-pytestmark = QUIET
+pytestmark = [
+    *QUIET,
+    pytest.mark.filterwarnings("ignore:.*lora_bias=True"),  # that PEFT cannot merge it where there was no bias
+    pytest.mark.filterwarnings("ignore:.*have invalid shape.*lora_B.bias"),  # PEFT takes its own bias for a broken matrix
+]
 
 PLAIN = LoRA(rank=3, alpha=4.0)
 MIXED = LoRA(rank=3, alpha=4.0, at="block.*.attn.{q,v}, block.[1:].ffn.down, block.0.attn.o")
@@ -30,6 +35,18 @@ OURS: list[tuple[str, LoRA]] = [
     ("llama", LoRA(rank=2, alpha=2.0, at="lm_head")),
     ("t5", LoRA(rank=2, alpha=2.0, at="decoder.block.*.{attn,cross}.*")),
     ("gpt2", LoRA(rank=2, alpha=2.0, at="block.*.attn.{q,qkv}")),
+    ("llama", LoRA(rank=3, alpha=4.0, dora=True)),
+    ("bert", LoRA(rank=3, alpha=4.0, dora=True, rslora=True, at="block.*.attn.{q,o}")),
+    ("gpt2", LoRA(rank=3, alpha=4.0, dora=True, at="block.*.attn.{v,q,k}, block.*.ffn.up")),
+    ("gpt2", LoRA(rank=3, alpha=4.0, bias=True)),
+    ("bert", LoRA(rank=3, alpha=4.0, bias=True, rslora=True)),
+    ("t5", LoRA(rank=3, alpha=4.0, bias=True)),  # projections without a bias
+    ("llama", LoRA(rank=3, rank_pattern={"block.0.attn.*": 5}, alpha_pattern={"block.*.attn.v": 7.0, "block.2.attn.q": 2.5})),
+    ("bert", LoRA(rank=3, rslora=True, rank_pattern={"block.[1:].attn.q": 2}, alpha_pattern={"block.3.attn.v": 3.0})),
+    ("phi3", LoRA(rank=3, rslora=True, rank_pattern={"block.1.attn.{q,v}": 2})),
+    ("llama", LoRA(rank=3, alpha=4.0, init="pissa")),
+    ("gpt2", LoRA(rank=3, alpha=4.0, init="pissa", rslora=True)),
+    ("bert", LoRA(rank=3, alpha=4.0, init="olora", dora=True, rank_pattern={"block.0.attn.q": 2})),
 ]
 
 
@@ -38,6 +55,11 @@ def test_ours_in_peft(tmp_path: Path, key: str, method: LoRA) -> None:
     base = tiny_base(key)
     adapter = moved_adapter(base, method)
     save_adapter(adapter, tmp_path)
+    assert (tmp_path / "adapter_model.safetensors").exists()
+    again = load_adapter(tmp_path, base)
+    assert_same_state(again, adapter)
+    assert list(again.fixed) == list(adapter.fixed)
+    assert all(torch.equal(again.fixed[name], value) for name, value in adapter.fixed.items())
     inputs = tiny_inputs(base)
     own = logits(base, adapter, inputs)
     assert_close(real(peft_logits(in_peft(base, tmp_path), inputs, own), inputs), real(own, inputs))
@@ -119,6 +141,25 @@ THEIRS: list[tuple[str, dict[str, Any]]] = [
     ("phi3", dict(target_modules=["qkv_proj", "gate_up_proj"])),
     ("gpt_neox", dict(target_modules=["query_key_value"])),
     ("modernbert", dict(target_modules=["Wqkv"])),
+    ("llama", dict(target_modules=["q_proj", "v_proj"], use_dora=True)),
+    ("gpt2", dict(target_modules=["c_attn", "c_fc"], fan_in_fan_out=True, use_dora=True, use_rslora=True)),
+    ("bert", dict(target_modules=["query", "output.dense"], use_dora=True, rank_pattern={"query": 5})),
+    ("bert", dict(target_modules=["query"], lora_bias=True)),
+    (
+        "llama",
+        dict(
+            target_modules=["q_proj", "up_proj"],
+            rank_pattern={"q_proj": 2, r"layers\.[01]\.mlp\.up_proj": 5},
+            alpha_pattern={r"^model.layers.2.*(up|down)_proj": 7},
+        ),
+    ),
+    (
+        "t5",
+        dict(target_modules=["q"], use_rslora=True, rank_pattern={r".*decoder.*\.q": 2}, alpha_pattern={r"EncDecAttention.q": 7}),
+    ),
+    ("llama", dict(target_modules=["q_proj", "v_proj"], init_lora_weights="pissa", rank_pattern={"v_proj": 2})),
+    ("gpt2", dict(target_modules=["c_proj"], fan_in_fan_out=True, init_lora_weights="pissa", use_dora=True)),
+    ("bert", dict(target_modules=["query"], init_lora_weights="olora", use_rslora=True)),
 ]
 
 
@@ -178,16 +219,23 @@ def test_a_folder_of_the_headless_class_fits_the_model_with_head(tmp_path: Path)
 
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
-    (dict(use_dora=True), "use_dora"),
+    (dict(use_dora=True), "lora_magnitude_vector"),
     (dict(bias="all"), "bias"),
-    (dict(lora_bias=True), "lora_bias"),
-    (dict(rank_pattern={"q_proj": 4}), "rank_pattern"),
-    (dict(alpha_pattern={"q_proj": 4}), "alpha_pattern"),
+    (dict(lora_bias=True), r"lora_B\.bias"),
+    (dict(rank_pattern={"q_proj": 4}), "has the shape"),
+    (dict(rank_pattern={"q_proj": 0}), "a rank is a positive integer"),
+    (dict(rank_pattern={"q_proj": 2.0}), "a rank is a positive integer"),
+    (dict(rank_pattern={"q_proj": "2"}), "rank_pattern must be a table"),
+    (dict(alpha_pattern=[4]), "alpha_pattern must be a table"),
+    (dict(alpha_pattern={"(q_proj": 4}), "no regular expression"),
+    (dict(alpha_pattern={"(.{1000}){1000}": 4}), "counts repeats"),
+    (dict(alpha_pattern={"q" * 501: 4}), "too long"),
     (dict(modules_to_save=["lm_head"]), "modules_to_save"),
     (dict(trainable_token_indices=[1, 2]), "trainable_token_indices"),
     (dict(target_parameters=["x"]), "target_parameters"),
     (dict(layer_replication=[[0, 2]]), "layer_replication"),
-    (dict(init_lora_weights="pissa"), "init_lora_weights"),
+    (dict(init_lora_weights="pissa_niter_4"), "init_lora_weights"),
+    (dict(init_lora_weights="loftq"), "init_lora_weights"),
     (dict(init_lora_weights=1), "init_lora_weights"),
     (dict(a_new_key=1), "a_new_key"),
     (dict(use_dorra=False), "use_dorra"),
@@ -227,6 +275,27 @@ def test_a_hostile_pattern_is_not_run(tmp_path: Path) -> None:
     config["target_modules"] = r"(([a-z0-9_.])+)+!"  # for ever on any path
     (tmp_path / "adapter_config.json").write_text(json.dumps(config))
     assert len(load_adapter(tmp_path, base).edits) == 4
+
+
+@pytest.mark.parametrize("pattern", [r"(([a-z0-9_.])+)+!", "(.|.)" * 60 + "!", "(a*)*" * 90, "(" * 400 + ")" * 90])
+def test_hostile_patterns_of_values_end(tmp_path: Path, pattern: str) -> None:
+    """Read, since they fit nothing, or refused."""
+    base = tiny_base("llama")
+    made_by_peft(base, peft.LoraConfig(r=2, target_modules=["q_proj"]), tmp_path)
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    (tmp_path / "adapter_config.json").write_text(json.dumps({**config, "alpha_pattern": {pattern: 1}}))
+    with contextlib.suppress(AdapterFileError):
+        assert len(load_adapter(tmp_path, base).edits) == 4
+
+
+def test_dora_on_a_part_of_a_fused_projection_has_no_form(tmp_path: Path) -> None:
+    base = tiny_base("gpt2")
+    with pytest.raises(UnsupportedError, match=r"DoRA on all of block\.0\.attn\.qkv or on nothing of it.*at block\.0\.attn\.q"):
+        export(moved_adapter(base, LoRA(rank=2, dora=True)), tmp_path / "x")
+    with pytest.raises(UnsupportedError, match=r"one scale for block\.0\.attn\.qkv"):
+        export(moved_adapter(base, LoRA(rank=2, alpha_pattern={"block.*.attn.q": 3.0})), tmp_path / "x")
+    with pytest.raises(UnsupportedError, match=r"act on the same outputs of block\.0\.attn\.qkv"):
+        export(moved_adapter(base, LoRA(rank=2, bias=True, at="block.*.attn.{q,qkv}")), tmp_path / "x")
 
 
 def test_dora_and_other_tensors_are_refused_even_if_the_configuration_is_silent(tmp_path: Path) -> None:

@@ -69,9 +69,53 @@ def test_what_vllm_does_not_serve(tmp_path: Path) -> None:
     export(moved_adapter(base, LoRA(rank=2), WORDS), tmp_path / "words", format="vllm")  # nothing of a verbalizer is trained
 
 
+@pytest.mark.parametrize("format", ["vllm", "lorax"])
+@pytest.mark.parametrize(
+    "method",
+    [
+        LoRA(rank=3, init="pissa", at="block.*.attn.{q,v}, block.*.ffn.down"),
+        LoRA(rank=3, rank_pattern={"block.0.attn.q": 5}, alpha_pattern={"block.*.attn.v": 3.0}),
+    ],
+)
+def test_servers_get_one_rank_and_one_scale(tmp_path: Path, method: LoRA, format: str) -> None:  # noqa: A002
+    base = tiny_base("llama")
+    adapter = moved_adapter(base, method)
+    export(adapter, tmp_path, format=format)
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    wanted: dict[str, object] = {
+        "r": 6 if method.init == "pissa" else 5,
+        "rank_pattern": {},
+        "alpha_pattern": {},
+        "use_dora": False,
+        "lora_bias": False,
+    }
+    assert {key: config[key] for key in wanted} == wanted
+    assert config["lora_alpha"] == config["r"]
+    stored = load_file(tmp_path / "adapter_model.safetensors")
+    assert all(tensor.shape[0 if name.endswith("lora_A.weight") else 1] == config["r"] for name, tensor in stored.items())
+    inputs = tiny_inputs(base)
+    assert_close(logits(base, load_adapter(tmp_path, base), inputs), logits(base, adapter, inputs))
+
+
+@pytest.mark.parametrize("format", ["vllm", "lorax"])
+def test_servers_compute_neither_dora_nor_a_bias(tmp_path: Path, format: str) -> None:  # noqa: A002
+    base = tiny_base("llama")
+    for method, name in ((LoRA(rank=2, dora=True), "dora=true"), (LoRA(rank=2, bias=True), "bias=true")):
+        with pytest.raises(UnsupportedError, match=rf"does not compute LoRA with {name}"):
+            export(moved_adapter(base, method), tmp_path / "x", format=format)
+
+
+def test_lorax_wants_every_layer_of_a_type(tmp_path: Path) -> None:
+    base = tiny_base("llama")
+    with pytest.raises(UnsupportedError, match=r"none at 'model\.layers\.0\.self_attn\.q_proj'.*all 4 modules"):
+        export(moved_adapter(base, LoRA(rank=2, at="block.[1:].attn.q")), tmp_path / "x", format="lorax")
+    export(moved_adapter(base, LoRA(rank=2, at="block.*.attn.q")), tmp_path / "x", format="lorax")
+    export(moved_adapter(base, LoRA(rank=17, at="block.*.attn.q")), tmp_path / "y", format="lorax")  # it has no limit on the rank
+
+
 def test_methods_and_formats_without_a_form(tmp_path: Path) -> None:
     adapter = moved_adapter(tiny_base("bert"), Houlsby(bottleneck=2))
-    with pytest.raises(UnsupportedError, match=r"houlsby has no form in PEFT here; lora, prefix and soft_prompt have"):
+    with pytest.raises(UnsupportedError, match=r"houlsby has no form in PEFT here; .*lora, .*prefix, .* have"):
         export(adapter, tmp_path / "x")
     with pytest.raises(UnsupportedError, match=r"AdapterHub is not built yet"):
         export(adapter, tmp_path / "x", format="adapterhub")

@@ -1,17 +1,14 @@
 """Exporting: an adapter in the form of another program, and nothing else in the folder.
 
 peft     what PEFT stores: LoRA, prefixes and soft prompts; the family's own head as SEQ_CLS
-vllm     LoRA for vLLM's server: PEFT's form with the scale in B and alpha = r, since vLLM has one scale for all modules
+vllm     LoRA for vLLM's server: PEFT's form with one rank, the scale in B and alpha = r, since vLLM has one scale for all modules
+lorax    the same for LoRAX, which takes a type of module only if every layer has an adapter there
 
 `save_adapter` already writes folders that PEFT loads; an export leaves out what only we read. vLLM serves decoders,
 and adapters up to `max_lora_rank`, which is 16 unless the server is started with more.
 """
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-from torch import Tensor
 
 from lmtailor.core.errors import InputError, UnsupportedError, near
 from lmtailor.methods import method_name
@@ -21,13 +18,15 @@ from lmtailor.store.card import model_card
 from lmtailor.store.folder import CARD, write_json
 from lmtailor.store.peft.config import CONFIG, TENSORS
 from lmtailor.store.peft.form import PeftForm, best_task, outline_of, peft_form
-from lmtailor.store.peft.lora import B
+from lmtailor.store.peft.kind import PREFIX, Target
+from lmtailor.store.peft.lora_kind import served
+from lmtailor.store.peft.lora_read import A
 from lmtailor.store.peft.task import is_native, plain_task
 from lmtailor.store.place import MANIFEST
 from lmtailor.store.tensors import write_tensors
 from lmtailor.store.whole_folder import whole_folder
 
-FORMATS = ("peft", "vllm")
+FORMATS = ("peft", "vllm", "lorax")
 VLLM_RANK = 16
 """vLLM's own default of max_lora_rank."""
 
@@ -45,7 +44,7 @@ def export(
     Args:
         adapter: what is exported.
         folder: made if it does not exist; an export that is there already is replaced.
-        format: whose form: peft or vllm.
+        format: whose form: peft, vllm or lorax.
         without_head: leave out a head that the other program has no place for, and export the method alone.
         max_rank: with vllm, the largest rank that the server takes (its max_lora_rank).
 
@@ -54,13 +53,16 @@ def export(
         InputError: an unknown format, or a folder that cannot be written or holds an adapter of ours.
     """
     if format == "adapterhub":
-        raise UnsupportedError("Exporting to AdapterHub is not built yet; 'peft' and 'vllm' are.")
+        raise UnsupportedError("Exporting to AdapterHub is not built yet; 'peft', 'vllm' and 'lorax' are.")
     if format not in FORMATS:
         raise InputError(f"There is no export format {format!r}. {near(format, FORMATS)}")
     path = Path(folder).expanduser()
     if (path / MANIFEST).exists():
         raise InputError(f"{path} holds an adapter of ours, which the export would replace. Name another folder.")
-    form = _peft(adapter, without_head) if format == "peft" else _vllm(adapter, without_head, max_rank)
+    if format == "peft":
+        form = _peft(adapter, without_head)
+    else:
+        form = _vllm(adapter, without_head, max_rank) if format == "vllm" else _lorax(adapter, without_head)
     with whole_folder(path, own=(CARD, CONFIG, TENSORS)) as part:
         write_tensors(part / TENSORS, form.tensors)
         write_json(part / CONFIG, form.config)
@@ -76,27 +78,44 @@ def _peft(adapter: Adapter, without_head: bool) -> PeftForm:
 
 
 def _vllm(adapter: Adapter, without_head: bool, max_rank: int) -> PeftForm:
-    if not isinstance(adapter.method, LoRA):
-        raise UnsupportedError(f"vLLM serves adapters of LoRA alone, not {method_name(adapter.method)}.")
-    outline = outline_of(adapter)
-    if outline.kind != "decoder" or not outline.has_lm_head:
-        raise UnsupportedError(
-            f"vLLM serves adapters of models that generate, not of a {outline.kind} such as {outline.model_class}."
-        )
-    if not without_head:
-        _check_readout(adapter, "vLLM", heads=False)
-    form = peft_form(adapter, "CAUSAL_LM")
+    form = _served(adapter, without_head, "vLLM")
     rank = form.config["r"]
     if rank > max_rank:
         raise UnsupportedError(
             f"The adapter has rank {rank} in vLLM's form (the parts of a fused projection add up), and the server takes "
             f"{max_rank}. Start vLLM with --max-lora-rank {rank} or more, and export with max_rank={rank}."
         )
-    config: Mapping[str, Any] = {**form.config, "lora_alpha": rank, "use_rslora": False, "lora_dropout": 0.0}
-    tensors: dict[str, Tensor] = {
-        name: tensor * adapter.method.scale if name.endswith(B) else tensor for name, tensor in form.tensors.items()
-    }
-    return PeftForm(task=form.task, config=config, tensors=tensors)
+    return form
+
+
+def _lorax(adapter: Adapter, without_head: bool) -> PeftForm:
+    form = _served(adapter, without_head, "LoRAX")
+    have = {name.removesuffix(A).removeprefix(PREFIX) for name in form.tensors if name.endswith(A)}
+    outline = outline_of(adapter)
+    types = {path.rpartition(".")[2] for path in have}
+    every = [site.module for site in outline.projections() if site.module.rpartition(".")[2] in types]
+    if lost := [module for module in every if module not in have]:
+        raise UnsupportedError(
+            f"LoRAX drops a type of module that lacks an adapter in some layer, and this one has none at {lost[0]!r}, but at "
+            f"other modules of that name. Fit it at all {len(every)} modules that are called so."
+        )
+    return form
+
+
+def _served(adapter: Adapter, without_head: bool, program: str) -> PeftForm:
+    """PEFT's form with one rank, one scale and nothing besides A and B, for servers."""
+    if not isinstance(adapter.method, LoRA):
+        raise UnsupportedError(f"{program} serves adapters of LoRA alone, not {method_name(adapter.method)}.")
+    outline = outline_of(adapter)
+    if outline.kind != "decoder" or not outline.has_lm_head:
+        raise UnsupportedError(
+            f"{program} serves adapters of models that generate, not of a {outline.kind} such as {outline.model_class}."
+        )
+    if not without_head:
+        _check_readout(adapter, program, heads=False)
+    config, tensors = served(adapter, Target(outline=outline, task="CAUSAL_LM"), program)
+    form = peft_form(adapter, "CAUSAL_LM")
+    return PeftForm(task=form.task, config={**form.config, **config}, tensors=tensors)
 
 
 def _check_readout(adapter: Adapter, program: str, *, heads: bool) -> None:

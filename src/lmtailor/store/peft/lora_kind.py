@@ -1,23 +1,26 @@
-"""LORA: a folder of LoRA, written and read."""
+"""LORA: a folder of LoRA, written and read.
 
+Modules that differ in rank or scale stand in `rank_pattern` and `alpha_pattern` by their full names; what most have stands in `r`
+and `lora_alpha`. With `use_rslora` the scale is alpha / √r; it is written so where every block has the rank of one edit.
+"""
+
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from torch import Tensor
 
-from lmtailor.base.sites import Site
-from lmtailor.core.errors import AdapterFileError, near
+from lmtailor.core.errors import UnsupportedError
 from lmtailor.edits.edits import Edits
+from lmtailor.methods._lora import LowRank
 from lmtailor.methods.lora import LoRA
 from lmtailor.methods.method import Method
 from lmtailor.store.adapter import Adapter
-from lmtailor.store.peft.config import TENSORS, flag, integer, number
-from lmtailor.store.peft.kind import PREFIX, Folder, Found, PeftKind, Shape, Target
-from lmtailor.store.peft.lora import A, B, blocks_of, lora_config, lora_edits, lora_tensors
-from lmtailor.store.peft.targets import check_targets, pattern_of
-
-HARMLESS_STARTS = (True, False, "gaussian", "eva", "orthogonal")
-"""Values of init_lora_weights that set LoRA's own matrices alone; others change the base's weights when PEFT loads it."""
+from lmtailor.store.peft.kind import PREFIX, Folder, Found, PeftKind, Target
+from lmtailor.store.peft.lora_blocks import Block, blocks_of
+from lmtailor.store.peft.lora_read import AT_REST, BIAS, KEYS, MAGNITUDE, A, B, found_lora
+from lmtailor.store.peft.modules import exact_targets
+from lmtailor.store.peft.patterns import pattern_for
 
 
 class LoraKind(PeftKind):
@@ -25,113 +28,86 @@ class LoraKind(PeftKind):
 
     name: ClassVar[str] = "LORA"
     writes: ClassVar[tuple[type[Method], ...]] = (LoRA,)
-    keys: ClassVar[frozenset[str]] = frozenset(
-        {
-            "r",
-            "lora_alpha",
-            "use_rslora",
-            "lora_dropout",
-            "target_modules",
-            "exclude_modules",
-            "layers_to_transform",
-            "layers_pattern",
-            "init_lora_weights",
-            "fan_in_fan_out",  # PEFT corrects it to what the module is, and stores the same shapes for both
-            "megatron_core",  # only read with megatron_config
-            "qalora_group_size",  # only read with use_qalora
-        }
-    )
-    at_rest: ClassVar[Mapping[str, tuple[Any, ...]]] = {
-        "alora_invocation_tokens": (None,),
-        "alpha_pattern": ({}, None),
-        "arrow_config": (None,),
-        "bias": ("none",),
-        "corda_config": (None,),
-        "ensure_weight_tying": (False,),
-        "eva_config": (None,),
-        "kasa_config": (None,),
-        "layer_replication": (None, []),
-        "loftq_config": ({}, None),
-        "lora_bias": (False,),
-        "lora_ga_config": (None,),
-        "megatron_config": (None,),
-        "monteclora_config": (None,),
-        "rank_pattern": ({}, None),
-        "target_parameters": (None, []),
-        "trainable_token_indices": (None,),
-        "use_bdlora": (None,),
-        "use_dora": (False,),
-        "use_qalora": (False,),
-        "velora_config": (None,),
-    }
+    keys: ClassVar[frozenset[str]] = KEYS
+    at_rest: ClassVar[Mapping[str, tuple[Any, ...]]] = AT_REST
 
     def config(self, adapter: Adapter, target: Target) -> dict[str, Any]:
-        """Rank, scale and the names of modules."""
+        """Ranks, scales and the names of modules."""
         assert isinstance(adapter.method, LoRA)
-        blocks = blocks_of(adapter.edits, target.outline, target.task)
-        return lora_config(adapter.method, blocks, target)
+        blocks = blocks_of(adapter.edits, target)
+        rslora = adapter.method.rslora and all(block.plain for block in blocks.values())
+        ranks = {path: block.rank for path, block in blocks.items()}
+        alphas = {path: _alpha(block, rslora) for path, block in blocks.items()}
+        rank, alpha = _usual(ranks), _usual(alphas)
+        return {
+            "r": rank,
+            "lora_alpha": alpha,
+            "rank_pattern": {pattern_for(path): own for path, own in ranks.items() if own != rank},
+            "alpha_pattern": {pattern_for(path): own for path, own in alphas.items() if own != alpha},
+            "use_rslora": rslora,
+            "use_dora": adapter.method.dora,
+            "lora_bias": adapter.method.bias,
+            "lora_dropout": adapter.method.dropout,
+            "target_modules": exact_targets(blocks, target),
+            "fan_in_fan_out": all(block.whole.module in target.outline.conv1d for block in blocks.values()),
+            "bias": "none",
+            "init_lora_weights": True,
+        }
 
     def tensors(self, adapter: Adapter, target: Target) -> dict[str, Tensor]:
-        """A and B of every module."""
-        return lora_tensors(blocks_of(adapter.edits, target.outline, target.task))
+        """The matrices of every module, and its magnitude or bias."""
+        out: dict[str, Tensor] = {}
+        for path, block in blocks_of(adapter.edits, target).items():
+            a_RI, b_OR = block.factors()
+            own = {A: a_RI, B: b_OR, BIAS: block.bias(), MAGNITUDE: block.magnitude()}
+            out |= {f"{PREFIX}{path}{name}": value for name, value in own.items() if value is not None}
+        return out
 
     def edits(self, adapter: Adapter, target: Target, tensors: Mapping[str, Tensor]) -> Edits:
-        """The edits of every site from the matrices of its module."""
-        return lora_edits(adapter.edits, blocks_of(adapter.edits, target.outline, target.task), tensors)
+        """The edits of every site from the tensors of its module."""
+        new: dict[str, LowRank] = {}
+        for path, block in blocks_of(adapter.edits, target).items():
+            start = f"{PREFIX}{path}"
+            own = block.split(
+                tensors[f"{start}{A}"], tensors[f"{start}{B}"], tensors.get(f"{start}{BIAS}"), tensors.get(f"{start}{MAGNITUDE}")
+            )
+            new |= {edit.site: edit for edit in own}
+        return Edits(tuple(new[edit.site] for edit in adapter.edits))
 
     def found(self, folder: Folder) -> Found:
         """LoRA at the sites of the modules that the file has matrices for."""
-        config = folder.config
-        start = config.get("init_lora_weights", True)
-        if not any(start is one or (isinstance(start, str) and start == one) for one in HARMLESS_STARTS):
-            raise AdapterFileError(
-                f"init_lora_weights is {str(start)[:40]!r}, with which PEFT changes the base's own weights on loading."
+        return found_lora(folder)
+
+
+def served(adapter: Adapter, target: Target, program: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Configuration and tensors for programs that have one rank and one scale for all modules: alpha = r, with the scale in B.
+
+    Raises:
+        UnsupportedError: the adapter has what they do not compute.
+    """
+    method = adapter.method
+    if not isinstance(method, LoRA):
+        raise UnsupportedError(f"{program} serves adapters of LoRA alone. Convert this one to LoRA first.")
+    for option, on in (("dora", method.dora), ("bias", method.bias)):
+        if on:
+            raise UnsupportedError(
+                f"{program} does not compute LoRA with {option}=true. Merge the adapter into its base, or convert it to LoRA."
             )
-        rank = integer(config, "r")
-        sites = _adapted(folder)
-        order = list(folder.base.sites)
-        chosen = sorted(sites.values(), key=lambda site: order.index(site.name))
-        method = LoRA(
-            rank=rank,
-            alpha=number(config, "lora_alpha", 8),
-            dropout=number(config, "lora_dropout", 0.0),
-            rslora=flag(config, "use_rslora"),
-            at=pattern_of(folder.base.sites, chosen),
-        )
-        shapes: dict[str, Shape] = {}
-        for path, site in sites.items():
-            assert site.in_width is not None
-            shapes |= {f"{PREFIX}{path}{A}": (rank, site.in_width), f"{PREFIX}{path}{B}": (site.width, rank)}
-
-        def edits(empty: Edits, tensors: Mapping[str, Tensor]) -> Edits:
-            state: dict[str, Tensor] = {}
-            for path, site in sites.items():
-                state[f"{site.name}.a_KI"] = tensors[f"{PREFIX}{path}{A}"]
-                state[f"{site.name}.b_OK"] = tensors[f"{PREFIX}{path}{B}"]
-            return empty.with_state(state)
-
-        return Found(method=method, shapes=shapes, edits=edits)
+    blocks = blocks_of(adapter.edits, target)
+    rank = max(block.rank for block in blocks.values())
+    tensors: dict[str, Tensor] = {}
+    for path, block in blocks.items():
+        a_RI, b_OR = block.factors(rank)
+        tensors |= {f"{PREFIX}{path}{A}": a_RI, f"{PREFIX}{path}{B}": b_OR * block.scale}
+    one = {"r": rank, "lora_alpha": rank, "rank_pattern": {}, "alpha_pattern": {}, "use_rslora": False, "lora_dropout": 0.0}
+    return one, tensors
 
 
-def _adapted(folder: Folder) -> dict[str, Site]:
-    """The sites of the modules that the file has LoRA's matrices for, by the paths that it calls them."""
-    outline = folder.outline
-    paths = [name[len(PREFIX) : -len(A)] for name in folder.header if name.startswith(PREFIX) and name.endswith(A)]
-    if not paths:
-        raise AdapterFileError(f"{TENSORS} has no matrices of LoRA.")
-    check_targets(folder.config, paths)
-    projections = {site.module: site for site in outline.projections()}
-    sites: dict[str, Site] = {}
-    for path in paths:
-        site = projections.get(outline.find(path))
-        if site is None:
-            raise AdapterFileError(f"{path[:120]!r} is no projection of this base. {near(path[:120], projections)}")
-        if site.calls > 1:
-            raise AdapterFileError(
-                f"{path!r} is called {site.calls} times in a forward of {outline.family}. Its LoRA cannot be read: here, each "
-                "call has one of its own."
-            )
-        if site in sites.values():
-            raise AdapterFileError(f"{path!r} names a module that another tensor names too.")
-        sites[path] = site
-    return sites
+def _alpha(block: Block, rslora: bool) -> int | float:
+    """The alpha that gives the block's scale at its rank, without what rounding adds to it."""
+    alpha = float(f"{block.scale * (block.rank**0.5 if rslora else block.rank):.12g}")
+    return int(alpha) if alpha.is_integer() else alpha
+
+
+def _usual(values: Mapping[str, Any]) -> Any:
+    return Counter(values.values()).most_common(1)[0][0]
