@@ -20,7 +20,7 @@ file is compared with those shapes before it is read.
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,24 +29,21 @@ from torch import Tensor
 from lmtailor.base.base import Base
 from lmtailor.core.errors import AdapterFileError, InputError, UnsupportedError
 from lmtailor.core.files import sha256
-from lmtailor.core.settings import from_mapping
-from lmtailor.methods import method_class
-from lmtailor.readouts.registry import get_readout
-from lmtailor.store.adapter import Adapter, build_adapter, on_device, refuse_other_base
+from lmtailor.store.adapter import Adapter, on_device, refuse_other_base
+from lmtailor.store.adapterhub import HUB_TENSORS, is_adapterhub, load_adapterhub
 from lmtailor.store.card import model_card
 from lmtailor.store.manifest import Manifest, TensorFiles
+from lmtailor.store.native import NATIVE, READOUT_FILE, Blueprint, read_manifest, read_native
 from lmtailor.store.peft.config import CONFIG, TENSORS
-from lmtailor.store.peft.form import PeftForm, best_task, outline_of, peft_form, with_peft_tensors
+from lmtailor.store.peft.form import PeftForm, best_task, outline_of, peft_form
 from lmtailor.store.peft.read import load_peft
-from lmtailor.store.peft.task import TaskType, plain_task
-from lmtailor.store.place import MANIFEST, check_peft, check_place, inside, nothing_there
+from lmtailor.store.peft.task import plain_task
+from lmtailor.store.place import MANIFEST, check_peft, check_place, check_tensors, inside, nothing_there
 from lmtailor.store.strict_json import read_json
-from lmtailor.store.tensors import read_tensors, write_tensors
+from lmtailor.store.tensors import write_tensors
 from lmtailor.store.whole_folder import whole_folder
 
 CARD = "README.md"
-NATIVE = "adapter.safetensors"
-READOUT_FILE = "readout.safetensors"
 OWN = (MANIFEST, CARD, NATIVE, CONFIG, TENSORS, READOUT_FILE)
 """All that a save writes or removes; whatever else is in the folder stays."""
 
@@ -92,12 +89,12 @@ def save_adapter(adapter: Adapter, folder: str | Path) -> None:
 
 
 def load_adapter(folder: str | Path, base: Base, *, any_base: bool = False) -> Adapter:
-    """Read an adapter that `save_adapter` or PEFT wrote.
+    """Read an adapter that `save_adapter`, PEFT or AdapterHub (as safetensors) wrote.
 
     Args:
         folder: where it is.
         base: what it was made for.
-        any_base: take this base although the adapter names another. Shapes must still fit. PEFT's folders name none.
+        any_base: take this base although the adapter names another. Shapes must still fit. Other programs' folders name none.
 
     Raises:
         AdapterFileError: there is no adapter, or it is damaged, hostile, unknown, or made for another base.
@@ -138,79 +135,18 @@ def _layout(adapter: Adapter) -> _Layout:
 
 
 def _load_native(folder: Path, base: Base, any_base: bool) -> Adapter:
-    manifest = Manifest.from_json(read_json(inside(folder, MANIFEST)))
+    manifest = read_manifest(folder)
     if not any_base:
         refuse_other_base(manifest.base.fingerprint, manifest.base.source, base)
-    shapes = _rebuilt(manifest, base)
-    files = _expected(shapes, manifest.tensors)
-    if files.keys() != manifest.tensors.sha256.keys():
-        raise AdapterFileError(
-            f"It lists the files {sorted(manifest.tensors.sha256)}, but such an adapter has {sorted(files)}. "
-            "It was changed by hand."
-        )
-    tensors = {name: _read(folder, name, expected, manifest.tensors.sha256[name]) for name, expected in files.items()}
-    if manifest.tensors.layout == "native":
-        fixed = {name: tensors[NATIVE].pop(name) for name in shapes.fixed}
-        loaded = shapes.with_state(tensors[NATIVE]).with_fixed(fixed)
-        for edit in loaded.edits:
-            edit.check(base.sites)
-    else:
-        loaded = with_peft_tensors(shapes, _task(manifest.tensors), tensors[TENSORS], tensors.get(READOUT_FILE, {}))
-    source = manifest.base.source if manifest.base.fingerprint == base.fingerprint else base.source
-    return replace(loaded, base_source=source, scores=manifest.scores, provenance=manifest.provenance)
-
-
-def _rebuilt(manifest: Manifest, base: Base) -> Adapter:
-    """The adapter that the manifest describes, as shapes without memory."""
-    method = from_mapping(method_class(manifest.method.name), manifest.method.settings, path="method.settings")
-    readout = None
-    if manifest.readout is not None:
-        if manifest.labels is None:
-            raise AdapterFileError("It has a readout but no labels.")
-        readout = from_mapping(get_readout(manifest.readout.name), manifest.readout.settings, path="readout.settings")
-    try:
-        adapter = build_adapter(base, method, readout, manifest.labels, None)
-    except (RuntimeError, OverflowError, TypeError) as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise AdapterFileError(f"Its settings ask for tensors that are larger than any can be ({first}).") from error
-    if sites := set(manifest.sites) ^ {edit.site for edit in adapter.edits}:
-        raise AdapterFileError(
-            f"Its sites are not those that its method has on this base; they differ in {min(sites)!r}. It was changed by "
-            "hand, or the base is of another architecture."
-        )
-    return adapter
-
-
-def _expected(adapter: Adapter, stored: TensorFiles) -> dict[str, dict[str, tuple[int, ...]]]:
-    """The files of an adapter, with the names and shapes in each."""
-    if stored.layout == "native":
-        return {NATIVE: {name: tuple(tensor.shape) for name, tensor in {**adapter.state, **adapter.fixed}.items()}}
-    form = peft_form(adapter, _task(stored))
-    files = {TENSORS: {name: tuple(tensor.shape) for name, tensor in form.tensors.items()}}
-    if form.task != "SEQ_CLS" and adapter.reading is not None and adapter.reading.parameters():
-        files[READOUT_FILE] = {name: tuple(tensor.shape) for name, tensor in adapter.reading.parameters().items()}
-    return files
-
-
-def _task(stored: TensorFiles) -> TaskType:
-    return from_mapping(_Task, {"task_type": stored.task_type}, path="tensors").task_type
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Task:
-    task_type: TaskType
-
-
-def _read(folder: Path, name: str, shapes: Mapping[str, tuple[int, ...]], digest: str) -> dict[str, Tensor]:
-    path = inside(folder, name)
-    tensors = read_tensors(path, shapes)
-    if sha256(path) != digest:
-        raise AdapterFileError(f"{path} is not the file that was saved with this adapter: its SHA-256 is another. Get it again.")
-    return tensors
+    return read_native(folder, manifest, Blueprint.of(manifest, base), base)
 
 
 def _load_foreign(folder: Path, base: Base) -> Adapter:
     config = read_json(inside(folder, CONFIG))
+    if is_adapterhub(config):
+        check_tensors(folder, HUB_TENSORS)
+        inside(folder, HUB_TENSORS)
+        return load_adapterhub(folder, config, base)
     check_peft(folder, config)
     inside(folder, TENSORS)
     return load_peft(folder, config, base)

@@ -59,14 +59,23 @@ def check_peft(folder: Path, config: Mapping[str, Any]) -> None:
         AdapterFileError: it is not, or has not.
     """
     if "peft_type" not in config:
-        if {"model_class", "hidden_size"} & config.keys():
-            raise AdapterFileError("It is an adapter of AdapterHub, which is not read yet; PEFT's folders are.")
-        raise AdapterFileError(f"{CONFIG} has no peft_type, so it is not PEFT's. Known types are {', '.join(KINDS)}.")
-    if (folder / TENSORS).exists():
+        raise AdapterFileError(
+            f"{CONFIG} has no peft_type, so it is not PEFT's; nor is it AdapterHub's. Known types are {', '.join(KINDS)}."
+        )
+    check_tensors(folder, TENSORS)
+
+
+def check_tensors(folder: Path, name: str) -> None:
+    """See that a folder of another program has its tensors as safetensors.
+
+    Raises:
+        AdapterFileError: it has them as a pickle, or not at all.
+    """
+    if (folder / name).exists():
         return
     if pickles := sorted(path.name for path in folder.iterdir() if path.suffix in PICKLES):
         raise AdapterFileError(f"Its tensors are a pickle ({pickles[0]}), {_NEVER}")
-    raise AdapterFileError(f"{TENSORS} is missing. Get the adapter again.")
+    raise AdapterFileError(f"{name} is missing. Get the adapter again.")
 
 
 def inside(folder: Path, name: str) -> Path:

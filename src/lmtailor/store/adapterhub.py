@@ -1,0 +1,176 @@
+"""Reading adapter folders that AdapterHub's library wrote as safetensors: `adapter_config.json` and `adapter.safetensors`.
+
+Written for `adapters` 1.3. The library writes pickles unless it is told `use_safetensors=True`; those are refused. It cannot
+write prefixes as safetensors at all, so prefix tuning, MAM and UniPELT have no folders to read. Nothing is dropped: a key that is
+not known, or a tensor that is left over, raises.
+
+Names of tensors are those of modules in the library's own models: `PATH.HOLDER.adapters.NAME.adapter_down.0.weight`.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from lmtailor.base.base import Base
+from lmtailor.base.lookup import join
+from lmtailor.core.errors import AdapterFileError, near
+from lmtailor.edits.edit import Edit
+from lmtailor.edits.edits import Edits
+from lmtailor.methods._bottleneck import Bottleneck
+from lmtailor.methods._phm import PHM
+from lmtailor.methods.lora import LoRAEdit
+from lmtailor.store.adapter import Adapter, build_adapter
+from lmtailor.store.adapterhub_config import Asked, method_of, shown
+from lmtailor.store.outline import Outline
+from lmtailor.store.tensors import HEADER, TensorInfo, read_header, read_tensors
+
+HUB_TENSORS = "adapter.safetensors"
+_ABOUT = ("config", "hidden_size", "model_class", "model_name", "model_type", "name", "version")
+"""Keys of the file's first level."""
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Where one tensor of an edit comes from."""
+
+    shapes: Mapping[str, Shape]
+    """Names in the file, without what stands before the trunk, and their shapes."""
+    make: Callable[[Mapping[str, Tensor]], Tensor]
+    """From the file's tensors by those names to the edit's."""
+
+    @classmethod
+    def same(cls, name: str, tensor: Tensor) -> "Source":
+        """A tensor that the file holds as it is."""
+        return cls(shapes={name: tuple(tensor.shape)}, make=lambda file: file[name])
+
+
+_BOTTLENECK = {
+    "down_MH": "adapter_down.0.weight",
+    "down_bias_M": "adapter_down.0.bias",
+    "up_HM": "adapter_up.weight",
+    "up_bias_H": "adapter_up.bias",
+    "learned_1": "scaling",
+}
+_PHM = {
+    "down_left_NIK": "adapter_down.0.W_left",
+    "down_right_NKO": "adapter_down.0.W_right",
+    "down_bias_M": "adapter_down.0.b",
+    "up_left_NIK": "adapter_up.W_left",
+    "up_right_NKO": "adapter_up.W_right",
+    "up_bias_H": "adapter_up.b",
+}
+
+
+def is_adapterhub(config: Mapping[str, Any]) -> bool:
+    """Whether an `adapter_config.json` is AdapterHub's."""
+    return "peft_type" not in config and {"config", "model_class"} <= config.keys()
+
+
+def load_adapterhub(folder: Path, config: Mapping[str, Any], base: Base) -> Adapter:
+    """The adapter in a folder of AdapterHub's.
+
+    Args:
+        folder: holds adapter.safetensors.
+        config: its configuration.
+        base: what it was made for; its shapes are checked, but the folder holds no fingerprint.
+
+    Raises:
+        AdapterFileError: the folder is damaged, of another base, or asks for what has no equal here.
+    """
+    name = _check(config, base)
+    asked = method_of(config["config"], base)
+    header = read_header(folder / HUB_TENSORS, limit=HEADER + 8 * base.num_parameters)
+    adapter = build_adapter(base, asked.method, None, None, None)
+    sources = [_sources(edit, asked, name, base) for edit in adapter.edits]
+    wanted = {file: shape for own in sources for source in own.values() for file, shape in source.shapes.items()}
+    start = _start(header, wanted)
+    found = read_tensors(folder / HUB_TENSORS, {start + file: shape for file, shape in wanted.items()})
+    tensors = {file: found[start + file].float() for file in wanted}
+    edits = (
+        edit.with_tensors({field: source.make(tensors) for field, source in own.items()})
+        for edit, own in zip(adapter.edits, sources, strict=True)
+    )
+    origin = {key: config.get(key) for key in ("version", "model_class", "model_name", "name")}
+    return Adapter(
+        method=adapter.method,
+        edits=Edits(tuple(edits)),
+        base_fingerprint=adapter.base_fingerprint,
+        base_source=adapter.base_source,
+        outline=adapter.outline,
+        provenance={"read_from": origin},
+    )
+
+
+def _check(config: Mapping[str, Any], base: Base) -> str:
+    """See that the file is for this base; gives the adapter's name in the library's model."""
+    if unknown := [key for key in config if key not in _ABOUT]:
+        raise AdapterFileError(f"{unknown[0][:60]!r} is no key of AdapterHub's that is known here. {near(unknown[0], _ABOUT)}")
+    name, kind, width = config.get("name"), config.get("model_type"), config.get("hidden_size")
+    if not isinstance(name, str) or not isinstance(config["config"], dict):
+        raise AdapterFileError("Its configuration has no name or no settings. Get the adapter again.")
+    if kind != base.model.config.model_type or width not in (None, base.hidden_size):
+        raise AdapterFileError(
+            f"It is for a {shown(kind)} of width {shown(width)}; this base is a {base.model.config.model_type} of width "
+            f"{base.hidden_size}. Load the base that it was made for."
+        )
+    return name
+
+
+def _start(header: Mapping[str, TensorInfo], wanted: Mapping[str, Shape]) -> str:
+    """What stands before the trunk's paths in the file: its path in the model that was saved."""
+    first = next(iter(wanted))
+    starts = [name.removesuffix(first) for name in header if name.endswith(first)]
+    starts = [start for start in starts if not start or start.endswith(".")]
+    if len(starts) != 1:
+        raise AdapterFileError(
+            f"{HUB_TENSORS} has {len(starts)} tensors of the name {first[:120]!r}, which must stand there once."
+        )
+    return starts[0]
+
+
+def _sources(edit: Edit, asked: Asked, name: str, base: Base) -> dict[str, Source]:
+    """Where the tensors of an edit come from, by field."""
+    if isinstance(edit, LoRAEdit):
+        return _lora_sources(edit, asked, name, base)
+    site, outline = base.sites[edit.site], Outline.of(base)
+    assert site.block is not None
+    part = site.name.rsplit(".", 1)[1]
+    stack = next(stack for stack in base.stacks if stack.name == site.stack)
+    block = outline.in_trunk(stack.blocks[site.block]) or stack.blocks[site.block]
+    place = f"{block}.{asked.holder(site.stack, part)}.adapters.{name}"
+    fields = _PHM if isinstance(edit, PHM) else _BOTTLENECK
+    assert isinstance(edit, PHM | Bottleneck)
+    sources = {
+        field: Source.same(f"{place}.{fields[field]}", tensor) for field, tensor in edit.trained().items() if field in fields
+    }
+    if isinstance(edit, PHM):
+        sources["rule_NNN"] = Source.same(f"shared_parameters.{name}.phm_rule", edit.rule_NNN)
+    return sources
+
+
+def _lora_sources(edit: LoRAEdit, asked: Asked, name: str, base: Base) -> dict[str, Source]:
+    """A and B of a projection; of a part of a fused one, its rows of A and B of all enabled parts."""
+    site = base.sites[edit.site]
+    path = join(Outline.of(base).in_trunk(site.module) or site.module, f"loras.{name}")
+    a_name, b_name = f"{path}.lora_A", f"{path}.lora_B"
+    if site.fused is None:
+        return {"a_KI": Source.same(a_name, edit.a_KI), "b_OK": Source.same(b_name, edit.b_OK)}
+    parts = list(asked.matrices)
+    place, count = parts.index(site.name.rsplit(".", 1)[1]), len(parts)
+    return {
+        "a_KI": _piece(a_name, edit.a_KI, place, count),
+        "b_OK": _piece(b_name, edit.b_OK, place, count),
+    }
+
+
+def _piece(name: str, tensor: Tensor, place: int, count: int) -> Source:
+    rows, columns = tensor.shape
+    return Source(
+        shapes={name: (rows * count, columns)},
+        make=lambda file: file[name][place * rows : (place + 1) * rows].clone(),
+    )

@@ -1,0 +1,227 @@
+"""`adapter_config.json` of AdapterHub's folders: from its settings to a method of ours.
+
+A key is read, or changes no number of a stored adapter, or must have a value that changes nothing. Anything else raises.
+"""
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from lmtailor.base.base import Base
+from lmtailor.core.errors import AdapterFileError, near
+from lmtailor.methods._bottleneck import Activation
+from lmtailor.methods.compacter import Compacter
+from lmtailor.methods.compacter_plus_plus import CompacterPlusPlus
+from lmtailor.methods.houlsby import Houlsby
+from lmtailor.methods.lora import LoRA
+from lmtailor.methods.method import Method
+from lmtailor.methods.parallel_adapter import ParallelAdapter
+from lmtailor.methods.pfeiffer import Pfeiffer
+
+_BERT = {"attn": "attention.output", "ffn": "output"}
+_LATER = {"attn": "attention_adapters", "ffn": "output_adapters", "cross": "cross_attention_adapters"}
+HOLDERS: Mapping[str, Mapping[str, str]] = {
+    "bert": _BERT,
+    "roberta": _BERT,
+    "xlm-roberta": _BERT,
+    "electra": _BERT,
+    "gpt2": _LATER,
+    "llama": _LATER,
+    "mistral": _LATER,
+    "bart": _LATER,
+    "mbart": _LATER,
+    "t5": {"attn": "layer.0", "cross": "layer.1", "encoder.ffn": "layer.1", "decoder.ffn": "layer.2"},
+}
+"""Model type → sublayer → the module of a block in which the library keeps its adapters."""
+_SWAPPED = ("llama", "mistral")
+"""Where the library takes the down projection for the intermediate one, and up for output."""
+_ACTIVATIONS: Mapping[str, Activation] = {"gelu": "gelu", "relu": "relu", "tanh": "tanh", "silu": "silu", "swish": "silu"}
+
+_EVERY = frozenset({"architecture", "leave_out", "dropout", "init_weights", "init_weights_seed", "dtype"})
+"""Keys that are read everywhere, or that say how training began; dropout acts in training alone."""
+_BOTTLENECK_KEYS = frozenset(
+    """mh_adapter output_adapter cross_adapter reduction_factor non_linearity original_ln_before is_parallel scaling
+    phm_layer phm_dim phm_rank phm_c_init phm_init_range learn_phm hypercomplex_nonlinearity
+    inv_adapter_reduction_factor""".split()
+)
+_BOTTLENECK_REST: Mapping[str, tuple[Any, ...]] = {
+    "original_ln_after": (True,),
+    "ln_before": (False,),
+    "ln_after": (False,),
+    "use_gating": (False,),
+    "residual_before_ln": (True,),
+    "adapter_residual_before_ln": (False,),
+    "inv_adapter": (None,),
+    "stochastic_depth": (0.0,),
+    "shared_phm_rule": (True,),
+    "factorized_phm_rule": (False,),
+    "factorized_phm_W": (True,),
+    "shared_W_phm": (False,),
+    "phm_bias": (True,),
+}
+_LORA_KEYS = frozenset("selfattn_lora intermediate_lora output_lora r alpha attn_matrices".split())
+_LORA_REST: Mapping[str, tuple[Any, ...]] = {
+    "composition_mode": ("add",),
+    "use_gating": (False,),
+    "use_dora": (False,),
+    "vera_d": (None,),
+    "vera_b": (None,),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What a folder asks for."""
+
+    method: Method
+    holders: Mapping[str, str] = field(default_factory=dict)
+    matrices: tuple[str, ...] = ()
+    """LoRA: the parts of a fused projection that are adapted, in the order of its features."""
+
+    def holder(self, stack: str, part: str) -> str:
+        """The module of a block in which the library keeps the adapters of a sublayer."""
+        return self.holders.get(f"{stack}.{part}") or self.holders[part]
+
+
+def method_of(settings: Mapping[str, Any], base: Base) -> Asked:
+    """The method of a folder's settings.
+
+    Raises:
+        AdapterFileError: the settings have no equal here, or are not known.
+    """
+    kind = settings.get("architecture") or "bottleneck"
+    if kind not in _KINDS:
+        raise AdapterFileError(f"It is of AdapterHub's architecture {shown(kind)}, which is not read; {', '.join(_KINDS)} are.")
+    return _KINDS[kind](settings, base)
+
+
+def shown(value: Any) -> str:
+    """A value of a stranger's file, cut short."""
+    return repr(value)[:60]
+
+
+def _bottleneck(settings: Mapping[str, Any], base: Base) -> Asked:
+    _known(settings, _BOTTLENECK_KEYS, _BOTTLENECK_REST)
+    if base.family.name not in HOLDERS:
+        raise AdapterFileError(f"Adapters of AdapterHub are read for {', '.join(HOLDERS)}, not for {base.family.name}.")
+    parts = [
+        part
+        for part, key in (("attn", "mh_adapter"), ("cross", "cross_adapter"), ("ffn", "output_adapter"))
+        if _flag(settings, key)
+    ]
+    if "cross" in parts and base.kind != "encoder-decoder":
+        parts.remove("cross")
+    common: dict[str, Any] = {
+        "bottleneck": _units(settings, base.hidden_size),
+        "activation": _activation(settings),
+        "at": _at(
+            settings, base, {stack: [p for p in parts if p != "cross" or stack != "encoder"] for stack in base.sites.stacks}
+        ),
+    }
+    method = _placed(settings, common)
+    return Asked(method=method, holders=HOLDERS[base.family.name])
+
+
+def _placed(settings: Mapping[str, Any], common: dict[str, Any]) -> Method:
+    """Which method stands where these settings put it."""
+    scaling, parallel, stream = (
+        settings.get("scaling", 1.0),
+        _flag(settings, "is_parallel"),
+        _flag(settings, "original_ln_before"),
+    )
+    phm = _flag(settings, "phm_layer")
+    if parallel and not phm:
+        if scaling != "learned" and type(scaling) not in (int, float):
+            raise AdapterFileError(f"scaling is {shown(scaling)}; a number or 'learned' is read.")
+        scale = scaling if scaling == "learned" else float(scaling)
+        return ParallelAdapter(scale=scale, reads="residual", **common)
+    if parallel or scaling != 1.0:
+        raise AdapterFileError(
+            f"It uses scaling {shown(scaling)} (is_parallel {parallel}, phm_layer {phm}), which is not read here."
+        )
+    if phm:
+        shape: dict[str, Any] = {"terms": _integer(settings, "phm_dim"), "rank": _integer(settings, "phm_rank")}
+        return CompacterPlusPlus(reads="stream", **shape, **common) if stream else Compacter(**shape, **common)
+    return Pfeiffer(**common) if stream else Houlsby(**common)
+
+
+def _lora(settings: Mapping[str, Any], base: Base) -> Asked:
+    _known(settings, _LORA_KEYS, _LORA_REST)
+    matrices = settings.get("attn_matrices")
+    if not isinstance(matrices, list) or not set(matrices) <= set("qkv"):
+        raise AdapterFileError(f"attn_matrices is {shown(matrices)}; a list of q, k and v is read.")
+    ordered = tuple(part for part in "qkv" if part in matrices) if _flag(settings, "selfattn_lora") else ()
+    inner = {"intermediate_lora": "ffn.up", "output_lora": "ffn.down"}
+    if base.family.name in _SWAPPED:
+        inner = {"intermediate_lora": "ffn.down", "output_lora": "ffn.up"}
+    feed = [part for key, part in inner.items() if _flag(settings, key)]
+    attn, cross = ([f"{where}.{part}" for part in ordered] for where in ("attn", "cross"))
+    at = _at(settings, base, {stack: [*attn, *(cross if stack == "decoder" else ()), *feed] for stack in base.sites.stacks})
+    rank = _integer(settings, "r")
+    alpha = settings.get("alpha")
+    if type(alpha) not in (int, float):
+        raise AdapterFileError(f"alpha must be a number; it is {shown(alpha)}.")
+    return Asked(method=LoRA(rank=rank, alpha=float(alpha), at=at), matrices=ordered)  # type: ignore[arg-type]
+
+
+_KINDS: Mapping[str, Callable[[Mapping[str, Any], Base], Asked]] = {"bottleneck": _bottleneck, "lora": _lora}
+
+
+def _known(settings: Mapping[str, Any], keys: Collection[str], rest: Mapping[str, tuple[Any, ...]]) -> None:
+    """See that every key is understood."""
+    for key, value in settings.items():
+        if key in keys or key in _EVERY:
+            continue
+        if key not in rest:
+            raise AdapterFileError(
+                f"{key[:60]!r} is no setting of AdapterHub's that is known here, and ignoring it could change the adapter. "
+                f"{near(key, {*keys, *rest, *_EVERY})}"
+            )
+        if not any(type(value) is type(one) and value == one for one in rest[key]):
+            raise AdapterFileError(f"It uses {key} ({shown(value)}), which is not read here.")
+
+
+def _at(settings: Mapping[str, Any], base: Base, parts: Mapping[str, list[str]]) -> str:
+    """The pattern of these parts of every stack's blocks but those that are left out, which count through all stacks."""
+    left_out = settings.get("leave_out") or []
+    if not isinstance(left_out, list) or not all(type(one) is int for one in left_out):
+        raise AdapterFileError(f"leave_out is {shown(left_out)}; a list of blocks is read.")
+    patterns, before = [], 0
+    for stack in base.sites.stacks:
+        count = base.sites.blocks(stack)
+        numbers = [number for number in range(count) if before + number not in left_out]
+        chosen = "*" if len(numbers) == count else f"[{','.join(map(str, numbers))}]"
+        start = f"{stack}." if stack else ""
+        patterns += [f"{start}block.{chosen}.{part}" for part in parts[stack] if numbers]
+        before += count
+    if not patterns:
+        raise AdapterFileError("Its settings adapt nothing. Get the adapter again.")
+    return ", ".join(patterns)
+
+
+def _units(settings: Mapping[str, Any], width: int) -> int:
+    factor = settings.get("reduction_factor")
+    if type(factor) not in (int, float) or not 0 < factor <= 1e6:  # type: ignore[operator]
+        raise AdapterFileError(f"reduction_factor is {shown(factor)}; one number above 0 for all blocks is read.")
+    return max(1, int(width // factor))  # type: ignore[operator]
+
+
+def _activation(settings: Mapping[str, Any]) -> Activation:
+    name = str(settings.get("non_linearity")).lower()
+    if name not in _ACTIVATIONS:
+        raise AdapterFileError(f"non_linearity is {name[:60]!r}; {', '.join(_ACTIVATIONS)} are read.")
+    return _ACTIVATIONS[name]
+
+
+def _integer(settings: Mapping[str, Any], key: str) -> int:
+    value = settings.get(key)
+    if type(value) is not int or value < 1:
+        raise AdapterFileError(f"{key} must be a positive integer; it is {shown(value)}.")
+    return value
+
+
+def _flag(settings: Mapping[str, Any], key: str) -> bool:
+    value = settings.get(key, False)
+    if type(value) is not bool:
+        raise AdapterFileError(f"{key} must be true or false; it is {shown(value)}.")
+    return value
