@@ -193,6 +193,7 @@ def test_the_configurations(tmp_path: Path) -> None:
         ("marian", SoftPrompt(length=2), "scales its word embeddings"),
         ("t5", SoftPrompt(length=2, at="both"), "never uses it"),
         ("bart", SoftPrompt(length=2, at="decoder"), "never uses it"),
+        ("bert", SoftPrompt(length=2, place="after_gap"), "before the input alone"),
     ],
 )
 def test_what_peft_does_not_have(tmp_path: Path, key: str, method: Method, message: str) -> None:

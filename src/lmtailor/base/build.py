@@ -38,7 +38,7 @@ def build(weights: Weights, prefix: str) -> tuple[Sites, tuple[Stack, ...]]:
         out, width = look.projection("lm_head", head)
         sites["lm_head"] = Site(name="lm_head", kind="projection", module=head, width=out, in_width=width)
     _check_embeddings(look, [site for site in sites.values() if site.kind == "embedding"])
-    return Sites(sites, model_type=family.name, weights=weights), tuple(stacks)
+    return Sites(sites, model_type=family.name, kind=family.kind, weights=weights), tuple(stacks)
 
 
 def _check_embeddings(look: Lookup, sites: list[Site]) -> None:

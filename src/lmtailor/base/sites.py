@@ -26,6 +26,7 @@ from typing import Literal
 
 from torch import Tensor
 
+from lmtailor.base.family import Kind
 from lmtailor.base.slices import Slice
 from lmtailor.base.views import LinearView, NormView
 from lmtailor.base.weights import Weights
@@ -98,10 +99,11 @@ class Site:
 class Sites(Mapping[str, Site]):
     """All sites of a model by name, in the order of the forward."""
 
-    def __init__(self, sites: Mapping[str, Site], *, model_type: str, weights: Weights) -> None:
+    def __init__(self, sites: Mapping[str, Site], *, model_type: str, kind: Kind, weights: Weights) -> None:
         self._sites = dict(sites)
         self._weights = weights
         self.model_type = model_type
+        self.kind = kind
 
     def __getitem__(self, name: str) -> Site:
         try:
@@ -160,6 +162,7 @@ class Sites(Mapping[str, Site]):
         return Sites(
             {name: site for name, site in self._sites.items() if name != "lm_head"},
             model_type=self.model_type,
+            kind=self.kind,
             weights=self._weights,
         )
 
@@ -191,11 +194,12 @@ class Sites(Mapping[str, Site]):
         return self._weights.of_modules(below, deep=False)
 
     def _matching(self, pattern: str) -> list[str]:
+        regexes = {stack: _regex(pattern, self.blocks(stack)) for stack in {site.stack for site in self._sites.values()}}
+        first = pattern.split(".", 1)[0]
         out = []
         for name, site in self._sites.items():
-            bare = name.removeprefix(f"{site.stack}.") if site.stack else name
-            whole = bool(site.stack) and pattern.split(".", 1)[0] == site.stack
-            if _regex(pattern, self.blocks(site.stack)).fullmatch(name if whole else bare):
+            own = name if not site.stack or first == site.stack else name.removeprefix(f"{site.stack}.")
+            if regexes[site.stack].fullmatch(own):
                 out.append(name)
         return out
 

@@ -168,7 +168,9 @@ class Attached:
     def states(self, inputs: Mapping[str, Tensor]) -> States:
         """Run the trunk once and keep every block that some row's readout reads."""
         layers = {layer for adapter in self.adapters if adapter.reading is not None for layer in adapter.reading.layers}
-        return self.base.hidden(inputs, tuple(sorted(layers)))
+        states = self.base.hidden(inputs, tuple(sorted(layers)))
+        read = self._entrances[-1]
+        return replace(states, layers={layer: read.without_inserted(value) for layer, value in states.layers.items()})
 
     def scores(self, slot: int, states: States, batch: BatchLike, *, training: bool = False) -> Tensor:
         """Scores (B, C) of a batch whose rows all belong to one adapter, from the states of those rows.

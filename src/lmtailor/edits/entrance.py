@@ -2,7 +2,7 @@
 
 Positions move on where something stands before the input; in stacks that are not causal, and in the decoder of an
 encoder-decoder, prompts become virtual tokens in front of the embeddings, and are taken off the output again. Behind a cache
-they have been put already, and only the mask is widened.
+they have been put already, and only the mask is widened. Those beside an encoder's gap are put by `insertion`.
 
 Shapes: B sequences (rows · beams), T tokens, N virtual tokens, H features. Virtual tokens are aligned on the right, next to
 the input, so that distances are the same in every row.
@@ -20,7 +20,8 @@ from torch.nn import functional as F
 from lmtailor.base.stack import Stack
 from lmtailor.core.errors import InputError, StateError, UnsupportedError
 from lmtailor.edits.engine import Engine
-from lmtailor.edits.kinds import PromptEdit
+from lmtailor.edits.insertion import BESIDE, Insertion, gaps_in
+from lmtailor.edits.kinds import Place, PromptEdit
 from lmtailor.edits.prefixes import PrefixStore, recorded
 
 
@@ -41,6 +42,8 @@ class Entrance:
         """Virtual tokens in front of the current pass."""
         self.present_BN: Tensor | None = None
         """Which of them are real, a row."""
+        self.insertion: Insertion | None = None
+        """Where virtual tokens stand in the midst of the rows of the current pass."""
         self._positions_BT: Tensor | None = None
 
     def register(self) -> list[Any]:
@@ -55,8 +58,9 @@ class Entrance:
             handles.append(table.register_forward_hook(self._look_up))
         return handles
 
-    def _prompts(self, slot: int | None) -> list[PromptEdit]:
-        return [] if slot is None or recorded(self.stack) else self.engine.prompts(slot, self.stack)
+    def _prompts(self, slot: int | None, place: Place = "front") -> list[PromptEdit]:
+        own = [] if slot is None or recorded(self.stack) else self.engine.prompts(slot, self.stack)
+        return [edit for edit in own if edit.place == place]
 
     def width(self, slot: int | None) -> int:
         """Virtual tokens that an adapter puts in front of the embeddings."""
@@ -68,15 +72,14 @@ class Entrance:
 
     def _before(self, root: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[()], dict[str, Any]]:
         kwargs = {**dict(zip(self.names, args, strict=False)), **kwargs}
-        given = kwargs.get("input_ids") if kwargs.get("inputs_embeds") is None else kwargs["inputs_embeds"]
-        if given is None:
-            raise InputError("The model was called without input_ids and without inputs_embeds.")
-        batch, tokens = given.shape[:2]
+        batch, tokens = _shape(kwargs)
         if not self.engine.rows.shared and batch % self.engine.rows.count:
             raise InputError(
                 f"A batch of {batch} sequences cannot be divided into the {self.engine.rows.count} rows that were attached."
             )
         self.on_pass()
+        self._insert(kwargs, batch)
+        tokens = _shape(kwargs)[1]
         cache = kwargs.get("past_key_values")
         past = int(cache.get_seq_length()) if cache is not None else 0
         self.prefixes.prepare()
@@ -173,19 +176,52 @@ class Entrance:
         ids = kwargs.pop("input_ids", None)
         if embeds_BTH is None:
             embeds_BTH = embedding(ids)
-        width, per_row = max(widths), batch // len(widths)
-        rows: dict[int | None, Tensor] = {}
-        for slot in dict.fromkeys(self.engine.rows.slots):
-            with self.engine.narrowed([slot]):
-                parts = [edit.embeddings(embedding).to(embeds_BTH.dtype) for edit in self._prompts(slot)]
-            prompt = torch.cat(parts) if parts else embeds_BTH.new_zeros(0, embeds_BTH.shape[-1])
-            rows[slot] = F.pad(prompt, (0, 0, width - len(prompt), 0))
-        virtual_BNH = torch.stack([rows[slot] for slot in self.engine.rows.slots]).repeat_interleave(per_row, 0)
-        self.virtual = width
+        self.virtual = width = max(widths)
+        virtual_BNH = self._tokens("front", width, embeds_BTH)
         kwargs["inputs_embeds"] = torch.cat([virtual_BNH, embeds_BTH], 1)
         kwargs["attention_mask"] = self.widened(kwargs.get("attention_mask"), embeds_BTH.shape[1])
         if kwargs.get("token_type_ids") is not None:
             kwargs["token_type_ids"] = F.pad(kwargs["token_type_ids"], (width, 0))
+
+    def _tokens(self, place: Place, width: int, like_BTH: Tensor) -> Tensor:
+        """The virtual tokens of each row at a place (B, width, H), aligned on the right in front and on the left elsewhere."""
+        embedding, rows = self.engine.embed(self.stack), {}
+        for slot in dict.fromkeys(self.engine.rows.slots):
+            with self.engine.narrowed([slot]):
+                parts = [edit.embeddings(embedding).to(like_BTH.dtype) for edit in self._prompts(slot, place)]
+            prompt = torch.cat(parts) if parts else like_BTH.new_zeros(0, like_BTH.shape[-1])
+            missing = width - len(prompt)
+            rows[slot] = F.pad(prompt, (0, 0, missing, 0) if place == "front" else (0, 0, 0, missing))
+        slots = self.engine.rows.slots
+        return torch.stack([rows[slot] for slot in slots]).repeat_interleave(like_BTH.shape[0] // len(slots), 0)
+
+    def _insert(self, kwargs: dict[str, Any], batch: int) -> None:
+        """Put the virtual tokens that stand beside the gap into the rows."""
+        slots = self.engine.rows.slots
+        lengths = [[sum(edit.length for edit in self._prompts(slot, place)) for place in BESIDE] for slot in slots]
+        self.insertion = None
+        if not any(map(any, lengths)):
+            return
+        if kwargs.get("position_ids") is not None:
+            raise UnsupportedError(
+                "Virtual tokens around the gap move positions themselves; call the model without position_ids."
+            )
+        base, ids, mask = self.engine.base, kwargs.pop("input_ids", None), kwargs.get("attention_mask")
+        gaps_B2 = gaps_in(ids if kwargs.get("inputs_embeds") is None else None, mask, base.tokenizer.mask_token_id)
+        counts_B2 = torch.tensor(lengths, device=gaps_B2.device).repeat_interleave(batch // len(slots), 0)
+        self.insertion = made = Insertion.at(gaps_B2, counts_B2, ids.shape[1])
+        self._check_room(made.length)
+        own_BTH = self.engine.embed(self.stack)(ids)
+        widths = [max(column) for column in zip(*lengths, strict=True)]
+        new_BMH = torch.cat([self._tokens(place, width, own_BTH) for place, width in zip(BESIDE, widths, strict=True)], 1)
+        kwargs["inputs_embeds"] = made.joined(own_BTH, new_BMH)
+        kwargs["attention_mask"] = made.marked(torch.ones_like(ids) if mask is None else mask, 1)
+        if kwargs.get("token_type_ids") is not None:
+            kwargs["token_type_ids"] = made.marked(kwargs["token_type_ids"], 0)
+
+    def without_inserted(self, state: Tensor) -> Tensor:
+        """States without the virtual tokens in the midst of the rows."""
+        return state if self.insertion is None else self.insertion.taken(state, self.virtual)
 
     def _present(self, widths: list[int], batch: int) -> Tensor:
         """Which virtual slots are real for each sequence, (B, N)."""
@@ -204,14 +240,23 @@ class Entrance:
         return torch.cat([present.to(mask.dtype), mask], 1)
 
     def _after(self, root: nn.Module, args: Any, output: Any) -> Any:
-        if not self.virtual or self.keep_virtual or self.stack.name == "encoder":
+        front = 0 if self.keep_virtual or self.stack.name == "encoder" else self.virtual
+        if not front and self.insertion is None:
             return output
         if isinstance(output, tuple):
             raise StateError("Call the model with return_dict=True while a prompt is attached.")
-        output.last_hidden_state = output.last_hidden_state[:, self.virtual :]
+        output.last_hidden_state = self.without_inserted(output.last_hidden_state)[:, front:]
         if getattr(output, "hidden_states", None) is not None:
-            output.hidden_states = tuple(state[:, self.virtual :] for state in output.hidden_states)
+            output.hidden_states = tuple(self.without_inserted(state)[:, front:] for state in output.hidden_states)
         return output
+
+
+def _shape(kwargs: dict[str, Any]) -> tuple[int, int]:
+    """Sequences and tokens of a call."""
+    given = kwargs.get("input_ids") if kwargs.get("inputs_embeds") is None else kwargs["inputs_embeds"]
+    if given is None:
+        raise InputError("The model was called without input_ids and without inputs_embeds.")
+    return int(given.shape[0]), int(given.shape[1])
 
 
 def widen_cross_mask(

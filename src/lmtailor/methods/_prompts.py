@@ -14,7 +14,7 @@ from lmtailor.base.base import Base
 from lmtailor.base.sites import Site, Sites
 from lmtailor.core.errors import InputError, UnsupportedError
 from lmtailor.edits.edit import trained
-from lmtailor.edits.kinds import PromptEdit
+from lmtailor.edits.kinds import Place, PromptEdit
 
 Front = Literal["input", "decoder", "both"]
 """Before what virtual tokens stand: the input, which in encoder-decoders is the encoder's; its decoder; or each of them."""
@@ -31,12 +31,17 @@ class SoftPromptEdit(PromptEdit):
         return self.prompt_NH
 
 
-def front_sites(sites: Sites, at: Front = "input") -> list[Site]:
-    """The word embeddings of the stacks before which the virtual tokens stand.
+def front_sites(sites: Sites, at: Front = "input", place: Place = "front") -> list[Site]:
+    """The word embeddings of the stacks among which the virtual tokens stand.
 
     Raises:
-        UnsupportedError: the model has no decoder beside an encoder.
+        UnsupportedError: the model has no decoder beside an encoder, or fills no gaps.
     """
+    if place != "front" and sites.kind != "encoder":
+        raise UnsupportedError(
+            f"place={place!r} puts virtual tokens beside the gap that a masked model fills; {sites.model_type} is "
+            f"{'a causal decoder' if sites.kind == 'decoder' else 'an encoder-decoder'}. Take place='front'."
+        )
     embeddings = [site for site in sites.values() if site.kind == "embedding"]
     own = [site for site in embeddings if site.stack != "decoder"]
     decoders = [site for site in embeddings if site.stack == "decoder"]

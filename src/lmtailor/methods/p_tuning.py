@@ -3,7 +3,8 @@ section 3.2.
 
 h_i = MLP([→LSTM(e_1 … e_i) : ←LSTM(e_i … e_N)]), a bidirectional LSTM of two layers, then W₂ relu(W₁ · + b₁) + b₂, from trained
 embeddings e. With `network="mlp"`, as in PEFT, W₃ relu(W₂ relu(W₁ e + b₁) + b₂) + b₃ without the LSTM. The network is run once
-a step and thrown away after training: what is kept is a soft prompt.
+a step and thrown away after training: what is kept is a soft prompt. The paper puts virtual tokens anywhere in a pattern: a union
+of several with a `place` each does so, here with a network for each.
 
 Shapes: N virtual tokens, H features, K = `hidden`, G = 4 · K gates of an LSTM; D = 2 directions, B = 2 biases.
 Start: e N(0, 1), as the paper's code has it; the LSTM U[-1/√K, 1/√K]; a linear map of I inputs U[-1/√I, 1/√I], biases too.
@@ -25,7 +26,7 @@ from lmtailor.base.sites import Sites
 from lmtailor.core.errors import InputError
 from lmtailor.edits.edit import trained
 from lmtailor.edits.edits import Edits
-from lmtailor.edits.kinds import PromptEdit
+from lmtailor.edits.kinds import Place, PromptEdit
 from lmtailor.methods._prompts import Front, SoftPromptEdit, front_sites
 from lmtailor.methods.method import Finishes, Method, Recipe, normal, uniform
 from lmtailor.methods.soft_prompt import SoftPrompt
@@ -96,6 +97,7 @@ class PTuning(Method, Finishes):
     examples: ClassVar[tuple[Mapping[str, Any], ...]] = (
         {"length": 3, "hidden": 4},
         {"length": 2, "network": "mlp", "hidden": 5},
+        {"length": 2, "hidden": 3, "place": "after_gap"},
     )
 
     length: int = 9
@@ -107,6 +109,8 @@ class PTuning(Method, Finishes):
     """Layers of the LSTM."""
     at: Front = "input"
     """Before what they stand: the input; the decoder of an encoder-decoder; or both, `length` tokens each."""
+    place: Place = "front"
+    """In encoders also "before_gap" or "after_gap": beside the mask token, or behind a text that has none."""
 
     def __post_init__(self) -> None:
         if self.length < 1:
@@ -119,7 +123,7 @@ class PTuning(Method, Finishes):
     def edits(self, sites: Sites, rng: Generator | None) -> Edits:
         """One prompt with a network of its own before each stack that `at` names."""
         make = self._recurrent if self.network == "lstm" else self._perceptron
-        return Edits(tuple(make(site.name, site.width, rng) for site in front_sites(sites, self.at)))
+        return Edits(tuple(make(site.name, site.width, rng) for site in front_sites(sites, self.at, self.place)))
 
     def _recurrent(self, site: str, width: int, rng: Generator | None) -> RecurrentPrompt:
         size = self.hidden or max(1, width // 2)
@@ -128,6 +132,7 @@ class PTuning(Method, Finishes):
         return RecurrentPrompt(
             site=site,
             length=self.length,
+            place=self.place,
             embedding_NH=normal((self.length, width), rng, std=1.0),
             first_input_DGH=uniform((2, gates, width), rng, bound=bound),
             first_state_DGK=uniform((2, gates, size), rng, bound=bound),
@@ -146,6 +151,7 @@ class PTuning(Method, Finishes):
         return PerceptronPrompt(
             site=site,
             length=self.length,
+            place=self.place,
             embedding_NH=normal((self.length, width), rng, std=1.0),
             first_KH=uniform((size, width), rng, bound=width**-0.5),
             first_bias_K=uniform((size,), rng, bound=width**-0.5),
@@ -157,7 +163,7 @@ class PTuning(Method, Finishes):
 
     def finished(self, edits: Edits) -> tuple[Method, Edits]:
         """The soft prompt that the network computes, without the network."""
-        return SoftPrompt(length=self.length, at=self.at), plain_prompts(edits)
+        return SoftPrompt(length=self.length, at=self.at, place=self.place), plain_prompts(edits)
 
 
 def plain_prompts(edits: Edits) -> Edits:
@@ -168,7 +174,7 @@ def plain_prompts(edits: Edits) -> Edits:
 def _plain(edit: PromptEdit) -> SoftPromptEdit:
     with torch.no_grad():
         prompt = edit.embeddings(_no_words).contiguous().clone()
-    return SoftPromptEdit(site=edit.site, length=edit.length, prompt_NH=prompt)
+    return SoftPromptEdit(site=edit.site, length=edit.length, place=edit.place, prompt_NH=prompt)
 
 
 def _no_words(ids: Tensor) -> Tensor:

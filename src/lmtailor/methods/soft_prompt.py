@@ -20,6 +20,7 @@ from lmtailor.base.base import Base
 from lmtailor.base.sites import Sites
 from lmtailor.core.errors import InputError
 from lmtailor.edits.edits import Edits
+from lmtailor.edits.kinds import Place
 from lmtailor.methods._prompts import Front, SoftPromptEdit, common_words, front_sites, text_ids, word_embeddings
 from lmtailor.methods.method import Method, Recipe, Starts, Words, uniform
 
@@ -38,6 +39,7 @@ class SoftPrompt(Method, Starts):
         {"length": 4, "init": "text", "text": "a good movie"},
         {"length": 2, "at": "both"},
         {"length": 3, "at": "decoder", "init": "text", "text": "a good movie"},
+        {"length": 2, "place": "before_gap"},
     )
 
     length: int = 100
@@ -47,6 +49,8 @@ class SoftPrompt(Method, Starts):
     """With init="text": the words to start from."""
     at: Front = "input"
     """Before what they stand: the input; the decoder of an encoder-decoder; or both, `length` tokens each."""
+    place: Place = "front"
+    """In encoders also "before_gap" or "after_gap": beside the mask token, or behind a text that has none."""
 
     def __post_init__(self) -> None:
         if self.length < 1:
@@ -58,8 +62,13 @@ class SoftPrompt(Method, Starts):
         """One prompt before each stack that `at` names."""
         return Edits(
             tuple(
-                SoftPromptEdit(site=site.name, length=self.length, prompt_NH=uniform((self.length, site.width), rng, bound=0.5))
-                for site in front_sites(sites, self.at)
+                SoftPromptEdit(
+                    site=site.name,
+                    length=self.length,
+                    place=self.place,
+                    prompt_NH=uniform((self.length, site.width), rng, bound=0.5),
+                )
+                for site in front_sites(sites, self.at, self.place)
             )
         )
 

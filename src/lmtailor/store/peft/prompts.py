@@ -133,6 +133,8 @@ def prompt_config(edits: Edits, outline: Outline, task: TaskType) -> dict[str, A
         )
     edit = _only(edits)
     assert isinstance(edit, SoftPromptEdit)
+    if edit.place != "front":
+        raise UnsupportedError(f"PEFT puts prompts before the input alone; this one stands elsewhere (place={edit.place!r}).")
     check_prompt(outline, task)
     layers = attention_sites(outline)
     attention = layers[0].attention
