@@ -2,7 +2,8 @@
 
 A checkpointed block runs again in the backward pass. If the edits are gone by then, it computes the base's gradient without
 a word. So the function that a block is checkpointed with is wrapped while attached, and refuses to run again afterwards. Other
-passes may have come between; so what attention knew of the block's own pass is put back while it runs again.
+passes may have come between; so what attention knew of the block's own pass, and what its edits drew from, are put back while it
+runs again.
 """
 
 from collections.abc import Callable, Sequence
@@ -58,7 +59,7 @@ class CheckpointGuard:
                 return block(*args)
 
             layers: list[Layer] = [m.__dict__[LAYER] for m in module.modules() if LAYER in m.__dict__]
-            then = [layer.now for layer in layers]
+            then, draw = [layer.now for layer in layers], engine.draw
 
             def again(*inner: Any) -> Any:
                 if not engine.alive:
@@ -66,12 +67,14 @@ class CheckpointGuard:
                         "Backward ran through checkpointed blocks after the adapters were detached, which would give the "
                         "gradients of the plain base. Call backward inside `with attach(...)`."
                     )
-                latest = [layer.now for layer in layers]
+                latest, latest_draw = [layer.now for layer in layers], engine.draw
                 _set(layers, then)
+                engine.draw = draw
                 try:
                     return block(*inner)
                 finally:
                     _set(layers, latest)
+                    engine.draw = latest_draw
 
             return function(again, *args)
 
