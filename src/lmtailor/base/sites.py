@@ -33,6 +33,8 @@ from lmtailor.base.weights import Weights
 from lmtailor.core.errors import SiteError, near
 
 SiteKind = Literal["embedding", "block", "sublayer", "projection", "norm"]
+_LONGEST = 4000
+"""Characters of a pattern. Those of a stranger's adapter are read too, and splitting takes the square of the length."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,10 +211,16 @@ class Sites(Mapping[str, Site]):
 
 
 def split_pattern(pattern: str) -> list[str]:
-    """Split at commas outside braces and brackets."""
+    """Split at commas outside braces and brackets.
+
+    Raises:
+        SiteError: a part is empty, or the pattern is longer than any that is meant.
+    """
+    if len(pattern) > _LONGEST:
+        raise SiteError(f"The site pattern {pattern[:60]!r}… has {len(pattern)} characters; {_LONGEST} are the most.")
     parts = [part.strip() for part in re.split(r",(?![^{\[]*[}\]])", pattern)]
     if not all(parts):
-        raise SiteError(f"The site pattern {pattern!r} has an empty part. Write for example block.*.attn.{{q,v}}.")
+        raise SiteError(f"The site pattern {pattern[:200]!r} has an empty part. Write for example block.*.attn.{{q,v}}.")
     return parts
 
 
@@ -222,7 +230,8 @@ def _regex(pattern: str, blocks: int) -> re.Pattern[str]:
         if token == "*":
             out += r"[^.]+"
         elif token[0] == "{" and token[-1] == "}":
-            out += "(?:" + "|".join(re.escape(part.strip()) for part in token[1:-1].split(",")) + ")"
+            # Each alternative once: of equal ones, a search would try all combinations.
+            out += "(?:" + "|".join(dict.fromkeys(re.escape(part.strip()) for part in token[1:-1].split(","))) + ")"
         elif token[0] == "[" and token[-1] == "]":
             numbers = _indices(token, blocks, pattern)
             out += "(?:" + "|".join(map(str, numbers)) + ")" if numbers else r"(?!)"
@@ -240,7 +249,7 @@ def _indices(token: str, blocks: int, pattern: str) -> list[int]:
             values = [int(bound) if bound.strip() else None for bound in bounds]
         except ValueError:
             values = []
-        if not 1 <= len(values) <= 3 or (len(values) == 1 and values[0] is None):
+        if not 1 <= len(values) <= 3 or (len(values) == 1 and values[0] is None) or values[2:] == [0]:
             raise SiteError(f"{token} in the site pattern {pattern!r} is no index. Write [3], [-1], [0,2] or [-2:].")
         if len(values) > 1:
             chosen.extend(numbers[slice(*values)])

@@ -102,7 +102,7 @@ def load_adapter(folder: str | Path, base: Base, *, any_base: bool = False) -> A
     """
     path = Path(folder).expanduser()
     check_place(path)
-    with _about(path):
+    with about(path):
         if (path / MANIFEST).is_file():
             adapter = _load_native(path, base, any_base)
         elif (path / CONFIG).is_file():
@@ -153,7 +153,7 @@ def _load_foreign(folder: Path, base: Base) -> Adapter:
 
 
 @contextmanager
-def _about(folder: Path) -> Iterator[None]:
+def about(folder: Path) -> Iterator[None]:
     """Errors name the folder that they are about; whatever input was wrong, it was in the adapter's files."""
     try:
         yield
