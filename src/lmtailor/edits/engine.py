@@ -88,7 +88,7 @@ class Engine:
                 raise UnsupportedError(f"{type(edit).__name__} acts on embedding sites; {name} is a {site.kind}.")
             if isinstance(edit, PromptEdit) and edit.place != "front" and self.base.kind != "encoder":
                 raise UnsupportedError(
-                    f"{type(edit).__name__} stands beside the gap of a masked model; {self.base.family.name} is a {self.base.kind}."
+                    f"{type(edit).__name__} stands beside a masked model's gap; {self.base.family.name} is a {self.base.kind}."
                 )
 
     @property
@@ -262,17 +262,21 @@ class Station:
         if site.kind == "norm":
             norm = self._norm[site.name]
             return plan.run((y, x), lambda edit, v: edit.normed(v[1], v[0], norm, ctx), dtype=dtype).to(y.dtype)  # type: ignore[attr-defined]
-        return self._run_hidden(site, plan, y, ctx)
+        return self._run_hidden(site, plan, x, y, ctx)
 
-    def _run_hidden(self, site: Site, plan: SitePlan, h: Tensor, ctx: Context) -> Tensor:
+    def _run_hidden(self, site: Site, plan: SitePlan, x: Tensor, h: Tensor, ctx: Context) -> Tensor:
         norm = self._norm.get(site.name)
         values = [h]
         if self.engine.has_at(site.name, _needs_entry):
-            values += [value.reshape(h.shape) for value in self.engine.entries[site.name]]
+            if site.kind == "embedding":
+                values.append(x[..., None])  # token ids
+            else:
+                values += [value.reshape(h.shape) for value in self.engine.entries[site.name]]
 
         def call(edit: Edit, v: Sequence[Tensor]) -> Tensor:
             assert isinstance(edit, HiddenEdit)
-            entry, residual = (v[1], v[2]) if edit.needs_entry else (None, None)
+            entry = v[1] if edit.needs_entry else None
+            residual = v[2] if edit.needs_entry and len(v) > 2 else None
             return edit.hidden(entry, v[0], residual, norm, ctx)
 
         return plan.run(values, call, dtype=self.engine.base.dtype).to(h.dtype)
@@ -283,7 +287,7 @@ def stations(engine: Engine) -> list[Station]:
     by_module: dict[str, tuple[list[Site], list[Site]]] = {}
     for site in engine.sites:
         by_module.setdefault(site.module, ([], []))[0].append(site)
-        if engine.has_at(site.name, _needs_entry):
+        if site.kind != "embedding" and engine.has_at(site.name, _needs_entry):
             if site.entry is None:
                 raise UnsupportedError(f"{site.name} has no input and residual to read; only sublayer sites have.")
             by_module.setdefault(site.entry.module, ([], []))[1].append(site)
