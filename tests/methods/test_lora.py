@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lmtailor.base.base import Base
-from lmtailor.core.errors import InputError, SiteError
+from lmtailor.core.errors import InputError, SiteError, UnsupportedError
 from lmtailor.core.rng import generator
 from lmtailor.edits.attach import attach
 from lmtailor.edits.edits import Edits
@@ -21,8 +21,9 @@ from tests.tiny import tiny_base, tiny_inputs
 def count(method: LoRA, base: Base) -> int:
     """Σ K · (I + O), + O for a magnitude or a bias, from the weights themselves."""
     total = 0
-    for site in base.sites.select(method.at, "projection"):
-        out, width = base.linear(site).weight_OI.shape
+    for site in base.sites.select(method.at, "projection", "embedding"):
+        weight = base.model.get_submodule(site.module).get_parameter("weight")
+        out, width = base.linear(site).weight_OI.shape if site.kind == "projection" else weight.shape
         own = [rank for pattern, rank in method.rank_pattern.items() if site in base.sites.select(pattern)]
         total += (own or [method.rank])[0] * (out + width) + out * (method.dora + method.bias)
     return total
@@ -118,6 +119,33 @@ def test_gradients_are_those_of_peft(key: str, method: LoRA, settings: dict[str,
             wanted = theirs[f"base_model.model.{base.sites[edit.site].module}.{THEIR_NAMES[name]}"].grad
             assert tensor.grad is not None
             assert apart(tensor.grad, wanted) < 1e-4, (edit.site, name)
+
+
+@pytest.mark.filterwarnings("ignore:Model has .tie_word_embeddings=True")  # the head's weight stays; so it does here
+@pytest.mark.parametrize("key", ["llama", "gpt2", "bart", "gemma3_text"])
+def test_word_embeddings(key: str) -> None:
+    """A row of A for each token. Where the table scales its output, PEFT scales the addition too; here alpha does."""
+    base = base_of(key)
+    site = base.sites.select("embed", "embedding")[0]
+    own = getattr(base.module(site.module), "embed_scale", 1.0)
+    edits = perturbed(LoRA(rank=4, alpha=6.0 * float(own), at=site.name).edits(base.sites, generator(0)))
+    model = wrapped(tiny_base(key).model, peft.LoraConfig(r=4, lora_alpha=6, target_modules=[site.module]))
+    state = {
+        f"base_model.model.{site.module}.lora_embedding_{name}.default": edits.state()[f"{site.name}.{field}"]
+        for name, field in (("A", "a_KV"), ("B", "b_HK"))
+    }
+    assert not model.load_state_dict(state, strict=False).unexpected_keys
+    inputs = tiny_inputs(base)
+    with torch.no_grad(), attach(base, Worn(edits)):
+        found = logits(base, inputs)
+    assert apart(found, model(**inputs).logits) < 1e-5
+    assert apart(found, logits(base, inputs)) > 1e-2
+
+
+@pytest.mark.parametrize("settings", [{"dora": True}, {"bias": True}, {"init": "pissa"}])
+def test_word_embeddings_take_plain_lora_alone(settings: dict[str, Any]) -> None:
+    with pytest.raises(UnsupportedError, match=r"At embed of llama, a table and no projection"):
+        LoRA(at="embed", **settings).edits(base_of("llama").sites, None)
 
 
 @pytest.mark.parametrize("init", ["pissa", "olora"])

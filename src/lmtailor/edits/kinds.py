@@ -58,9 +58,9 @@ class HiddenEdit(Edit):
         """The new state (R, T, H).
 
         Args:
-            x_RTH: the sublayer's input (after the norm in pre-norm models), if `needs_entry`.
+            x_RTH: the sublayer's input (after the norm in pre-norm models), if `needs_entry`; of embeddings the ids (R, T, 1).
             h_RTH: the sublayer's output.
-            residual_RTH: what h is added to, if `needs_entry`.
+            residual_RTH: what h is added to, if `needs_entry`; of embeddings None.
             norm: the norm after the residual add in post-norm models, else None.
             ctx: the pass.
         """

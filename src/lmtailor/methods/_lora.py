@@ -3,13 +3,15 @@
 Shapes: R rows, T tokens, I inputs, O outputs, K rank.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from lmtailor.base.sites import Site, Sites
+from lmtailor.core.errors import InputError
 from lmtailor.edits.edit import Context, fixed, per_row, trained
 from lmtailor.edits.kinds import ProjectionEdit
 
@@ -87,3 +89,20 @@ def row_norms(weight_OI: Tensor, a_RKI: Tensor, b_ROK: Tensor) -> Tensor:
     square_RO = weight_OI.square().sum(1) + (b_ROK * (2 * cross_ROK + torch.bmm(b_ROK, gram_RKK))).sum(-1)
     norms_RO: Tensor = square_RO.clamp_min(torch.finfo(torch.float32).tiny).sqrt()
     return norms_RO
+
+
+def values_by_pattern(name: str, patterns: Mapping[str, float], chosen: tuple[Site, ...], sites: Sites) -> dict[str, float]:
+    """Site → value, from the first pattern that selects it; sites that none selects are left out.
+
+    Raises:
+        InputError: a pattern selects none of the chosen sites.
+        SiteError: it selects nothing at all.
+    """
+    out: dict[str, float] = {}
+    adapted = {site.name for site in chosen}
+    for pattern, value in patterns.items():
+        own = adapted & {site.name for site in sites.select(pattern, "projection", "embedding")}
+        if not own:
+            raise InputError(f"{name}: {pattern!r} selects no site that LoRA is at. Add its sites to `at`, or leave it out.")
+        out |= {site: value for site in own if site not in out}
+    return out

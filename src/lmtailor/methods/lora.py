@@ -10,6 +10,8 @@ The paper draws A from a normal distribution; its code, and PEFT's, use the Kaim
     With both W itself stays untouched: s · (B A − B₀ A₀) is added, B₀ and A₀ are stored, and the start leaves the model as it is.
 `b_rate`: B learns at this multiple of A's rate (LoRA+, Hayou et al. 2024, arXiv:2402.12354, who advise 16).
 `bias`: s · d is added too, with d starting at zero.
+At the word embeddings: h + s · B A e for token ids e as unit vectors, I being the size of the vocabulary; there A starts at
+    zero and B is normal, as in the paper's code.
 Trained parameters: the sum over the sites of K · (I + O), + O with `dora`, + O with `bias`.
 """
 
@@ -23,12 +25,13 @@ from torch import Generator, Tensor
 
 from lmtailor.base.sites import Site, Sites
 from lmtailor.base.views import LinearView
-from lmtailor.core.errors import InputError
+from lmtailor.core.errors import InputError, UnsupportedError
 from lmtailor.edits.edit import Context, trained
 from lmtailor.edits.edits import Edits
 from lmtailor.methods._dora import DoRAEdit
-from lmtailor.methods._lora import LowRank, orthonormal, principal
-from lmtailor.methods.method import Method, Rates, Recipe, Start, uniform, zeros
+from lmtailor.methods._lora import LowRank, orthonormal, principal, values_by_pattern
+from lmtailor.methods._lora_embedding import EmbeddingLoRAEdit, vocabulary
+from lmtailor.methods.method import Method, Rates, Recipe, Start, normal, uniform, zeros
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -53,14 +56,14 @@ class LoRAEdit(LowRank):
 
 @dataclass(frozen=True, kw_only=True)
 class LoRA(Method, Rates):
-    """Low-rank additions to projections."""
+    """Low-rank additions to projections, and to word embeddings."""
 
     recipe: ClassVar[Recipe] = Recipe(lr=5e-4, weight_decay=0.01)
     paper: ClassVar[str] = "Hu et al. 2021, section 4.1"
     formula: ClassVar[str] = "Σ rank · (I + O)"
     start: ClassVar[Start] = "identity"
     examples: ClassVar[tuple[Mapping[str, Any], ...]] = (
-        {"rank": 2},
+        {"rank": 2, "at": "embed, block.*.attn.{q,v}"},
         {"rank": 3, "alpha": 4.0, "rslora": True, "bias": True, "at": "block.*.attn.{q,k,v,o}, block.*.ffn.{up,down}"},
         {"rank": 2, "dora": True, "rank_pattern": {"block.0.attn.q": 3}, "alpha_pattern": {"block.*.attn.v": 5.0}},
         {"rank": 2, "dora": True, "init": "pissa", "at": "block.*.attn.o"},
@@ -98,10 +101,10 @@ class LoRA(Method, Rates):
             raise InputError("bias=true and dora=true do not go together. Write LoRA(dora=True) + BitFit() to train biases too.")
 
     def edits(self, sites: Sites, rng: Generator | None) -> Edits:
-        """One addition for every projection that `at` selects."""
-        chosen = sites.select(self.at, "projection")
-        ranks = _values("rank_pattern", self.rank_pattern, chosen, sites)
-        alphas = _values("alpha_pattern", self.alpha_pattern, chosen, sites)
+        """One addition for every projection, or table of word embeddings, that `at` selects."""
+        chosen = sites.select(self.at, "projection", "embedding")
+        ranks = values_by_pattern("rank_pattern", self.rank_pattern, chosen, sites)
+        alphas = values_by_pattern("alpha_pattern", self.alpha_pattern, chosen, sites)
         return Edits(
             tuple(
                 self._edit(site, sites, int(ranks.get(site.name, self.rank)), alphas.get(site.name, self.alpha), rng)
@@ -111,15 +114,21 @@ class LoRA(Method, Rates):
 
     def rates(self, edits: Edits) -> Mapping[str, float]:
         """B's own rate."""
-        return {name: self.b_rate for name in edits.state() if name.partition("#")[0].endswith(".b_OK")}
+        return {name: self.b_rate for name in edits.state() if name.partition("#")[0].endswith((".b_OK", ".b_HK"))}
 
-    def _edit(self, site: Site, sites: Sites, rank: int, alpha: float, rng: Generator | None) -> LowRank:
-        assert site.in_width is not None
-        if rank > min(site.in_width, site.width):
-            raise InputError(
-                f"rank {rank} is above that of {site.name}, a {site.width} × {site.in_width} matrix. Take a smaller rank."
-            )
+    def _edit(self, site: Site, sites: Sites, rank: int, alpha: float, rng: Generator | None) -> LowRank | EmbeddingLoRAEdit:
+        inputs = vocabulary(site, sites) if site.in_width is None else site.in_width
+        if rank > min(inputs, site.width):
+            raise InputError(f"rank {rank} is above that of {site.name}, a {site.width} × {inputs} matrix. Take a smaller rank.")
         scale = alpha / (math.sqrt(rank) if self.rslora else rank)
+        if site.in_width is None:
+            if self.dora or self.bias or self.init != "kaiming":
+                raise UnsupportedError(
+                    f"At {site.name} of {sites.model_type}, a table and no projection, LoRA has neither dora nor bias nor a "
+                    "start taken from the weight. Leave the option or the site out."
+                )
+            a_KV, b_HK = zeros((rank, inputs), rng), normal((site.width, rank), rng, std=1.0)
+            return EmbeddingLoRAEdit(site=site.name, a_KV=a_KV, b_HK=b_HK, scale=scale)
         tensors: dict[str, Any] = self._start(site, sites, rank, scale, rng)
         if self.dora:
             m_O = torch.empty(site.width, device="meta") if rng is None else sites.linear(site).row_norms_O()
@@ -138,15 +147,3 @@ class LoRA(Method, Rates):
             weight_OI = sites.linear(site).weight_OI
             a_KI, b_OK = principal(weight_OI, rank, scale) if self.init == "pissa" else orthonormal(weight_OI, rank)
         return {"a_KI": a_KI, "b_OK": b_OK, "a0_KI": a_KI.clone(), "b0_OK": b_OK.clone()}
-
-
-def _values(name: str, patterns: Mapping[str, float], chosen: tuple[Site, ...], sites: Sites) -> dict[str, float]:
-    """Site → value, from the first pattern that selects it."""
-    out: dict[str, float] = {}
-    adapted = {site.name for site in chosen}
-    for pattern, value in patterns.items():
-        own = adapted & {site.name for site in sites.select(pattern, "projection")}
-        if not own:
-            raise InputError(f"{name}: {pattern!r} selects no site that LoRA is at. Add its sites to `at`, or leave it out.")
-        out |= {site: value for site in own if site not in out}
-    return out
