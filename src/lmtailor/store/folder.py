@@ -38,7 +38,7 @@ from lmtailor.store.peft.config import CONFIG, TENSORS
 from lmtailor.store.peft.form import PeftForm, best_task, outline_of, peft_form
 from lmtailor.store.peft.read import load_peft
 from lmtailor.store.peft.task import plain_task
-from lmtailor.store.place import MANIFEST, check_peft, check_place, check_tensors, inside, nothing_there
+from lmtailor.store.place import MANIFEST, check_peft, check_place, check_tensors, inside, nothing_there, one_line
 from lmtailor.store.strict_json import read_json
 from lmtailor.store.tensors import write_tensors
 from lmtailor.store.whole_folder import whole_folder
@@ -154,11 +154,13 @@ def _load_foreign(folder: Path, base: Base) -> Adapter:
 
 @contextmanager
 def about(folder: Path) -> Iterator[None]:
-    """Errors name the folder that they are about; whatever input was wrong, it was in the adapter's files."""
+    """Errors are one line and name the folder that they are about; whatever input was wrong, it was in the adapter's files."""
     try:
         yield
     except UnsupportedError as error:
-        raise UnsupportedError(f"{folder}: {error}") from error
+        raise UnsupportedError(one_line(f"{folder}: {error}")) from error
     except InputError as error:
         text = str(error)
-        raise AdapterFileError(text if str(folder) in text else f"{folder}: {text}") from error
+        raise AdapterFileError(one_line(text if str(folder) in text else f"{folder}: {text}")) from error
+    except OSError as error:
+        raise AdapterFileError(f"{folder}: it cannot be read: {error.strerror or error}.") from error

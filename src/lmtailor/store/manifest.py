@@ -16,6 +16,7 @@ from lmtailor.methods import method_name
 from lmtailor.readouts.labels import LabelSet
 from lmtailor.readouts.registry import readout_name
 from lmtailor.store.adapter import Adapter
+from lmtailor.store.strict_json import parse_object
 from lmtailor.tasks.metrics import Scores
 
 FORMAT = 1
@@ -109,7 +110,9 @@ class Manifest:
             "provenance": dict(self.provenance),
         }
         try:
-            return json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+            text = json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+            parse_object(text.encode())  # what is saved can be read
+            return text
         except (TypeError, ValueError) as error:
             raise InputError(f"The adapter's provenance or settings cannot be written as JSON: {error}.") from error
 

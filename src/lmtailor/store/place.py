@@ -11,6 +11,8 @@ from lmtailor.store.whole_folder import leftovers
 
 MANIFEST = "adapter.json"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+LONGEST = 1500
+"""Characters of a message about a folder."""
 _NEVER = (
     "which can run code when it is read, so it is never opened. Load it with PEFT where you trust it, and save it as safetensors."
 )
@@ -22,19 +24,26 @@ def check_place(path: Path) -> None:
     Raises:
         AdapterFileError: it is none; the message says what is there, or near.
     """
-    if path.is_dir():
-        return
+    try:
+        if not path.is_dir():
+            raise _no_folder(path)
+    except (OSError, ValueError) as error:  # a name that is too long, or holds what no name does
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise AdapterFileError(f"{str(path)[:120]!r} can be no folder: {reason}.") from error
+
+
+def _no_folder(path: Path) -> AdapterFileError:
     if path.exists() and path.suffix in PICKLES:
-        raise AdapterFileError(f"{path} is a pickle, {_NEVER}")
+        return AdapterFileError(f"{path} is a pickle, {_NEVER}")
     if path.exists():
-        raise AdapterFileError(f"{path} is a file. Name the folder of the adapter, which holds {MANIFEST} or {CONFIG}.")
+        return AdapterFileError(f"{path} is a file. Name the folder of the adapter, which holds {MANIFEST} or {CONFIG}.")
     if aside := leftovers(path.resolve()):
-        raise AdapterFileError(
+        return AdapterFileError(
             f"There is no folder {path}: a save was interrupted while it replaced it. The old adapter is {aside[-1]}; "
             f"rename it to {path}."
         )
     siblings = [str(path.parent / one.name) for one in path.parent.iterdir() if one.is_dir()] if path.parent.is_dir() else []
-    raise AdapterFileError(f"There is no folder {path}. {near(str(path), siblings) if siblings else ''}".rstrip())
+    return AdapterFileError(f"There is no folder {path}. {near(str(path), siblings) if siblings else ''}".rstrip())
 
 
 def nothing_there(folder: Path) -> AdapterFileError:
@@ -84,8 +93,17 @@ def inside(folder: Path, name: str) -> Path:
     Raises:
         AdapterFileError: it leads elsewhere.
     """
-    root, path = folder.resolve(), (folder / name).resolve()
+    try:
+        root, path = folder.resolve(), (folder / name).resolve()
+    except (OSError, RuntimeError) as error:  # a link that leads to itself
+        raise AdapterFileError(f"{name} in {folder} leads nowhere. Copy the file itself into the folder.") from error
     allowed = [root] + ([root.parent.parent / "blobs"] if root.parent.name == "snapshots" else [])
     if not any(place in path.parents for place in allowed):
         raise AdapterFileError(f"{name} is a link that leads out of {folder}. Copy the file itself into the folder.")
     return path
+
+
+def one_line(message: str) -> str:
+    """A message that quotes a stranger's file: on one line, of characters that can be shown, and not too long to be read."""
+    shown = "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in message[: 2 * LONGEST])
+    return shown if len(shown) <= LONGEST else f"{shown[:LONGEST]}…"

@@ -1,4 +1,4 @@
-"""JSON from strangers: bounded in size, one meaning only, and numbers that a machine can hold."""
+"""JSON from strangers: bounded in size and depth, one meaning only, and numbers and texts that a machine can hold."""
 
 import json
 import math
@@ -7,8 +7,12 @@ from typing import Any, NoReturn
 
 from lmtailor.core.errors import AdapterFileError
 
-LIMIT = 16 << 20
+LIMIT = 4 << 20
 """How large a JSON file may be (bytes)."""
+DEPTH = 64
+"""How deep objects and lists may stand in each other. What reads them recurses."""
+TEXT = 1 << 16
+"""How long a text may be (characters). What reads it may take time that is no multiple of its length."""
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -31,7 +35,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def parse_object(text: bytes) -> dict[str, Any]:
-    """A JSON object whose keys, and those of the objects in it, stand once each, and whose numbers a machine can hold.
+    """A JSON object whose keys, and those of the objects in it, stand once each, and whose values a machine can hold.
 
     Raises:
         ValueError: they do not, or it is no JSON object.
@@ -44,7 +48,30 @@ def parse_object(text: bytes) -> dict[str, Any]:
         raise ValueError("it is nested too deeply") from error
     if not isinstance(value, dict):
         raise ValueError("it is no object")
+    _check(value)
     return value
+
+
+def _check(whole: Any) -> None:
+    """See that nothing stands too deep, and that texts are texts. Not by recursion, which is what is to be bounded."""
+    rest = [(whole, 1)]
+    while rest:
+        value, depth = rest.pop()
+        if isinstance(value, str):
+            _check_text(value)
+        elif isinstance(value, dict | list):
+            if depth > DEPTH:
+                raise ValueError(f"it is nested more than {DEPTH} deep")
+            if isinstance(value, dict):
+                rest += [(key, depth) for key in value]
+            rest += [(item, depth + 1) for item in (value.values() if isinstance(value, dict) else value)]
+
+
+def _check_text(text: str) -> None:
+    if len(text) > TEXT:
+        raise ValueError(f"the text {text[:20]!r}… has {len(text)} characters, and no text has more than {TEXT}")
+    if not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text):
+        raise ValueError(f"the text {text[:20]!r} holds half of a character")
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

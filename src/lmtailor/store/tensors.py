@@ -2,8 +2,9 @@
 
 The `safetensors` library itself refuses headers beyond the file or above 100 MB, shapes that do not fit their bytes,
 overlaps, gaps, bytes too many or too few, and sizes that overflow. It lets pass, and so is checked here: a name that
-stands twice (readers disagree on which counts), fields that mean nothing, types that no adapter has, numbers that are
-not finite, and sizes that are possible but absurd. A file is compared with the tensors that are wanted before any is read.
+stands twice (readers disagree on which counts), fields that mean nothing, types that no adapter has, tensors of nothing
+(whose other sizes no bytes vouch for), numbers that are not finite in float32, and sizes that are possible but absurd.
+A file is compared with the tensors that are wanted before any is read.
 """
 
 import struct
@@ -20,8 +21,8 @@ from lmtailor.core.errors import AdapterFileError, InputError
 from lmtailor.core.files import disk_error
 from lmtailor.store.strict_json import parse_object
 
-HEADER = 16 << 20
-"""How large a header may be (bytes)."""
+HEADER = 4 << 20
+"""How large a header may be (bytes). Read, it takes some ten times as much."""
 LENGTH = 8
 """Bytes of a header's length."""
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64}
@@ -73,9 +74,9 @@ def read_header(path: Path, *, limit: int) -> dict[str, TensorInfo]:
                 raise AdapterFileError(
                     f"{path} is no whole safetensors file: its {size} bytes cannot begin with a header of {length}. Get it again."
                 )
-            header = stream.read(length)
+            header = parse_object(stream.read(length))
         with safe_open(path, framework="pt"):
-            return _described(parse_object(header))
+            return _described(header)
     except OSError as error:
         raise AdapterFileError(f"Cannot read {path}: {error.strerror or error}.") from error
     except (SafetensorError, ValueError) as error:
@@ -101,9 +102,17 @@ def read_tensors(path: Path, wanted: Mapping[str, Iterable[int]]) -> dict[str, T
             # The library's tensor is a view of the mapped file, which another program may change.
             out[name] = stream.get_tensor(name).clone()
     for name, tensor in out.items():
-        if not torch.isfinite(tensor).all():
-            raise AdapterFileError(f"{path}: {name!r} holds numbers that are not finite. The adapter is broken; get another.")
+        if not _computable(tensor):
+            raise AdapterFileError(
+                f"{path}: {name[:120]!r} holds numbers that are not finite in float32. The adapter is broken; get another."
+            )
     return out
+
+
+def _computable(tensor: Tensor) -> bool:
+    """Whether all numbers are finite, also in float32, in which adapters are computed."""
+    wide = tensor.dtype == torch.float64
+    return bool(torch.isfinite(tensor.float() if wide else tensor).all())
 
 
 def check_shapes(path: Path, found: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]]) -> None:
@@ -131,7 +140,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """
     plain: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
-        if not torch.isfinite(tensor).all():
+        if not _computable(tensor):
             raise InputError(
                 f"{name} holds numbers that are not finite, so the adapter is not saved. Train it again at a lower rate."
             )
@@ -159,6 +168,8 @@ def _described(header: Mapping[str, object]) -> dict[str, TensorInfo]:
             raise ValueError(f"the entry of {name[:80]!r} has fields that mean nothing")
         if entry["dtype"] not in DTYPES:
             raise ValueError(f"{name[:80]!r} is of type {entry['dtype']}; adapters have {', '.join(DTYPES)}")
+        if 0 in entry["shape"]:
+            raise ValueError(f"{name[:80]!r} holds no numbers; every tensor of an adapter holds some")
         out[name] = TensorInfo(dtype=DTYPES[entry["dtype"]], shape=tuple(entry["shape"]))
     return out
 
