@@ -7,7 +7,8 @@ Section 3.2: the importance of a number is s(w) = Ī · Ū, where I = |w · grad
 |I - Ī| with β₂; a triplet k of a site has s(λ_k) + the mean of s over column k of P + that over row k of Q.
 Section 3.3: for the first `warmup_share` of the steps nothing is cut; then the number of triplets falls as a cubic of time from
 init_rank to target_rank a site, and every `every` steps the λ of the others are set to zero (they may come back while it falls);
-for the last `final_share` the choice stands. What was cut is dropped when the fit ends.
+for the last `final_share` the choice stands. What was cut is dropped when the fit ends. (A fit that keeps the best weights on dev
+may keep those of a step before, with more triplets.)
 The authors' code measures and cuts after an optimizer's step, with the weights that follow it; so it is done here.
 
 Shapes: R rows, T tokens, I inputs, O outputs, K rank. s = alpha / init_rank at every site; without `alpha` it is 1, as in the

@@ -45,6 +45,7 @@ class InputScale(ProjectionEdit):
     """A factor of each input."""
 
     changes_input: ClassVar[bool] = True
+    changes_output: ClassVar[bool] = False
 
     scale_I: Tensor = trained()
 

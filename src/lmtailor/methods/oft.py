@@ -39,6 +39,7 @@ class OFTEdit(ProjectionEdit):
     """A turned input."""
 
     changes_input: ClassVar[bool] = True
+    changes_output: ClassVar[bool] = False
 
     skew_BE: Tensor = trained()
     """Upper triangles of Q; one for all blocks where they share it."""
@@ -101,6 +102,7 @@ class OFTPartEdit(OFTEdit):
     """A turned input of one part of a fused projection."""
 
     changes_input: ClassVar[bool] = False
+    changes_output: ClassVar[bool] = True
 
     def output(self, x_RTI: Tensor, y_RTO: Tensor, lin: LinearView, ctx: Context) -> Tensor:
         """y + W (x R - x)."""
