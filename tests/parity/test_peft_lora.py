@@ -7,10 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from lmtailor.core.errors import AdapterFileError, UnsupportedError
 from lmtailor.edits.attach import attach
+from lmtailor.methods import method_name
 from lmtailor.methods.lora import LoRA
+from lmtailor.methods.union import Union
 from lmtailor.store.export import export
 from lmtailor.store.folder import load_adapter, save_adapter
 from lmtailor.store.tensors import write_tensors
@@ -21,6 +24,7 @@ from tests.tiny import tiny_base, tiny_inputs
 pytestmark = [
     *QUIET,
     pytest.mark.filterwarnings("ignore:.*lora_bias=True"),  # that PEFT cannot merge it where there was no bias
+    pytest.mark.filterwarnings("ignore:Model has .tie_word_embeddings=True"),  # the head keeps the old weight, as here
     pytest.mark.filterwarnings("ignore:.*have invalid shape.*lora_B.bias"),  # PEFT takes its own bias for a broken matrix
 ]
 
@@ -47,6 +51,10 @@ OURS: list[tuple[str, LoRA]] = [
     ("llama", LoRA(rank=3, alpha=4.0, init="pissa")),
     ("gpt2", LoRA(rank=3, alpha=4.0, init="pissa", rslora=True)),
     ("bert", LoRA(rank=3, alpha=4.0, init="olora", dora=True, rank_pattern={"block.0.attn.q": 2})),
+    ("llama", LoRA(rank=3, alpha=4.0, at="embed, block.*.attn.q", rank_pattern={"embed": 5})),
+    ("gpt2", LoRA(rank=3, alpha=4.0, at="embed", rslora=True)),
+    ("gemma3_text", LoRA(rank=3, alpha=4.0, at="embed, block.*.attn.q")),
+    ("bart", LoRA(rank=3, alpha=4.0, at="encoder.embed")),
 ]
 
 
@@ -160,6 +168,10 @@ THEIRS: list[tuple[str, dict[str, Any]]] = [
     ("llama", dict(target_modules=["q_proj", "v_proj"], init_lora_weights="pissa", rank_pattern={"v_proj": 2})),
     ("gpt2", dict(target_modules=["c_proj"], fan_in_fan_out=True, init_lora_weights="pissa", use_dora=True)),
     ("bert", dict(target_modules=["query"], init_lora_weights="olora", use_rslora=True)),
+    ("llama", dict(target_modules=["embed_tokens", "q_proj"], alpha_pattern={"embed_tokens": 6})),
+    ("gemma3_text", dict(target_modules=["embed_tokens", "q_proj"])),
+    ("bert", dict(target_modules=["word_embeddings"], use_rslora=True)),
+    ("t5", dict(target_modules=["embed_tokens"])),
 ]
 
 
@@ -178,6 +190,69 @@ def test_theirs_here(tmp_path: Path, key: str, settings: dict[str, Any]) -> None
     # and once around: what was read is written, and read again
     save_adapter(adapter, tmp_path / "again")
     assert_same_state(load_adapter(tmp_path / "again", base), adapter)
+
+
+EXTRAS: list[tuple[str, dict[str, Any], list[str]]] = [
+    ("gpt2", dict(target_modules=["c_attn"], fan_in_fan_out=True, bias="lora_only"), ["lora", "bitfit"]),
+    ("gpt2", dict(target_modules=["c_attn"], fan_in_fan_out=True, bias="all"), ["lora", "bitfit"]),
+    ("bert", dict(target_modules=["query"], bias="lora_only", use_dora=True), ["lora", "bitfit"]),
+    ("opt", dict(target_modules=["q_proj"], bias="all", use_rslora=True), ["lora", "bitfit"]),
+    ("llama", dict(target_modules=["q_proj"], bias="all"), ["lora"]),
+    ("llama", dict(target_modules=["q_proj"], modules_to_save=["norm", "layers.1.mlp.up_proj"]), ["lora", "select"]),
+    ("gpt2", dict(target_modules=["c_fc"], fan_in_fan_out=True, modules_to_save=["ln_1", "h.2.attn"]), ["lora", "select"]),
+]
+
+
+@pytest.mark.parametrize(("key", "settings", "parts"), EXTRAS, ids=lambda value: value if isinstance(value, str) else "")
+def test_parameters_besides_lora(tmp_path: Path, key: str, settings: dict[str, Any], parts: list[str]) -> None:
+    base = tiny_base(key)
+    adapted = made_by_peft(base, peft.LoraConfig(r=3, lora_alpha=4, **settings), tmp_path)
+    adapter = load_adapter(tmp_path, base)
+    own = adapter.method.parts if isinstance(adapter.method, Union) else (adapter.method,)
+    assert [method_name(part) for part in own] == parts
+    inputs = tiny_inputs(base)
+    found = logits(base, adapter, inputs)
+    assert_close(real(found, inputs), real(peft_logits(adapted, inputs, found), inputs))
+    save_adapter(adapter, tmp_path / "again")
+    assert_same_state(load_adapter(tmp_path / "again", base), adapter)
+
+
+def test_what_peft_trains_apart_and_is_one_here_is_refused(tmp_path: Path) -> None:
+    base = tiny_base("gpt2")
+    made_by_peft(
+        base, peft.LoraConfig(r=2, target_modules=["c_attn"], fan_in_fan_out=True, modules_to_save=["lm_head"]), tmp_path
+    )
+    with pytest.raises(
+        AdapterFileError, match=r"modules_to_save has 'lm_head', which shares its weight with transformer.wte.weight"
+    ):
+        load_adapter(tmp_path, base)
+
+
+def test_biases_that_nothing_here_trains_are_refused_unless_they_are_the_base_s(tmp_path: Path) -> None:
+    base = tiny_base("bert")
+    made_by_peft(base, peft.LoraConfig(r=2, target_modules=["query"], bias="all"), tmp_path)
+    with pytest.raises(AdapterFileError, match=r"cls\.predictions.*bias' .* is not as in the base"):
+        load_adapter(tmp_path, base)
+    stored = load_file(tmp_path / "adapter_model.safetensors")
+    head = {name for name in stored if ".cls." in name}
+    parameters = dict(base.model.named_parameters(remove_duplicate=False))
+    same = {name: parameters[name.removeprefix("base_model.model.")].detach() for name in head}
+    write_tensors(tmp_path / "adapter_model.safetensors", {**stored, **same})
+    assert isinstance(load_adapter(tmp_path, base).method, Union)
+
+
+def test_a_table_that_peft_stores_again_must_be_the_base_s(tmp_path: Path) -> None:
+    base = tiny_base("llama")
+    adapted = made_by_peft(base, peft.LoraConfig(r=2, target_modules=["embed_tokens"]), tmp_path)
+    adapted.save_pretrained(str(tmp_path), save_embedding_layers=True)
+    adapter, inputs = load_adapter(tmp_path, base), tiny_inputs(base)
+    own = logits(base, adapter, inputs)
+    assert_close(real(own, inputs), real(peft_logits(adapted, inputs, own), inputs))
+    stored = load_file(tmp_path / "adapter_model.safetensors")
+    stored["base_model.model.model.embed_tokens.base_layer.weight"][3] += 1
+    write_tensors(tmp_path / "adapter_model.safetensors", stored)
+    with pytest.raises(AdapterFileError, match=r"embed_tokens\.base_layer\.weight' .* is not as in the base"):
+        load_adapter(tmp_path, base)
 
 
 @pytest.mark.parametrize("key", ["llama", "gpt2", "bert", "t5"])
@@ -220,7 +295,7 @@ def test_a_folder_of_the_headless_class_fits_the_model_with_head(tmp_path: Path)
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
     (dict(use_dora=True), "lora_magnitude_vector"),
-    (dict(bias="all"), "bias"),
+    (dict(bias="some"), "bias must be none, lora_only or all"),
     (dict(lora_bias=True), r"lora_B\.bias"),
     (dict(rank_pattern={"q_proj": 4}), "has the shape"),
     (dict(rank_pattern={"q_proj": 0}), "a rank is a positive integer"),
@@ -230,7 +305,6 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     (dict(alpha_pattern={"(q_proj": 4}), "no regular expression"),
     (dict(alpha_pattern={"(.{1000}){1000}": 4}), "counts repeats"),
     (dict(alpha_pattern={"q" * 501: 4}), "too long"),
-    (dict(modules_to_save=["lm_head"]), "modules_to_save"),
     (dict(trainable_token_indices=[1, 2]), "trainable_token_indices"),
     (dict(target_parameters=["x"]), "target_parameters"),
     (dict(layer_replication=[[0, 2]]), "layer_replication"),

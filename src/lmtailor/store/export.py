@@ -19,8 +19,8 @@ from lmtailor.store.folder import CARD, write_json
 from lmtailor.store.peft.config import CONFIG, TENSORS
 from lmtailor.store.peft.form import PeftForm, best_task, outline_of, peft_form
 from lmtailor.store.peft.kind import PREFIX, Target
+from lmtailor.store.peft.lora_blocks import TABLE_A, A
 from lmtailor.store.peft.lora_kind import served
-from lmtailor.store.peft.lora_read import A
 from lmtailor.store.peft.task import is_native, plain_task
 from lmtailor.store.place import MANIFEST
 from lmtailor.store.tensors import write_tensors
@@ -90,6 +90,10 @@ def _vllm(adapter: Adapter, without_head: bool, max_rank: int) -> PeftForm:
 
 def _lorax(adapter: Adapter, without_head: bool) -> PeftForm:
     form = _served(adapter, without_head, "LoRAX")
+    if tables := [name for name in form.tensors if name.endswith(TABLE_A)]:
+        raise UnsupportedError(
+            f"LoRAX takes LoRA at projections alone, and this one is at a table of embeddings ({tables[0]!r})."
+        )
     have = {name.removesuffix(A).removeprefix(PREFIX) for name in form.tensors if name.endswith(A)}
     outline = outline_of(adapter)
     types = {path.rpartition(".")[2] for path in have}

@@ -28,6 +28,8 @@ class Outline:
     """Paths of all modules of the model."""
     conv1d: frozenset[str]
     """Paths of the projections that store their weight as (in, out)."""
+    embed_scales: Mapping[str, float]
+    """Paths of the word embeddings that multiply what they give themselves (Gemma 3, BART), with the factor."""
     trunk: str
     """Path of the trunk in the model; "" if the model is its own trunk, or holds the trunk's parts itself."""
     classifier_trunk: str
@@ -47,6 +49,11 @@ class Outline:
             stacks=base.stacks,
             modules=tuple(path for path in modules if path),
             conv1d=frozenset(path for path, module in modules.items() if isinstance(module, Conv1D)),
+            embed_scales={
+                site.module: float(getattr(modules[site.module], "embed_scale", 1.0))
+                for site in base.sites.values()
+                if site.kind == "embedding"
+            },
             trunk=trunk,
             classifier_trunk=str(base.model.base_model_prefix),
         )

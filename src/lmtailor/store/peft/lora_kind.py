@@ -11,14 +11,14 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from lmtailor.core.errors import UnsupportedError
+from lmtailor.edits.edit import Edit
 from lmtailor.edits.edits import Edits
-from lmtailor.methods._lora import LowRank
 from lmtailor.methods.lora import LoRA
 from lmtailor.methods.method import Method
 from lmtailor.store.adapter import Adapter
 from lmtailor.store.peft.kind import PREFIX, Folder, Found, PeftKind, Target
-from lmtailor.store.peft.lora_blocks import Block, blocks_of
-from lmtailor.store.peft.lora_read import AT_REST, BIAS, KEYS, MAGNITUDE, A, B, found_lora
+from lmtailor.store.peft.lora_blocks import TABLE_B, B, Unit, units_of
+from lmtailor.store.peft.lora_read import AT_REST, KEYS, found_lora
 from lmtailor.store.peft.modules import exact_targets
 from lmtailor.store.peft.patterns import pattern_for
 
@@ -30,11 +30,12 @@ class LoraKind(PeftKind):
     writes: ClassVar[tuple[type[Method], ...]] = (LoRA,)
     keys: ClassVar[frozenset[str]] = KEYS
     at_rest: ClassVar[Mapping[str, tuple[Any, ...]]] = AT_REST
+    saves_modules: ClassVar[bool] = True
 
     def config(self, adapter: Adapter, target: Target) -> dict[str, Any]:
         """Ranks, scales and the names of modules."""
         assert isinstance(adapter.method, LoRA)
-        blocks = blocks_of(adapter.edits, target)
+        blocks = units_of(adapter.edits, target)
         rslora = adapter.method.rslora and all(block.plain for block in blocks.values())
         ranks = {path: block.rank for path, block in blocks.items()}
         alphas = {path: _alpha(block, rslora) for path, block in blocks.items()}
@@ -56,22 +57,19 @@ class LoraKind(PeftKind):
 
     def tensors(self, adapter: Adapter, target: Target) -> dict[str, Tensor]:
         """The matrices of every module, and its magnitude or bias."""
-        out: dict[str, Tensor] = {}
-        for path, block in blocks_of(adapter.edits, target).items():
-            a_RI, b_OR = block.factors()
-            own = {A: a_RI, B: b_OR, BIAS: block.bias(), MAGNITUDE: block.magnitude()}
-            out |= {f"{PREFIX}{path}{name}": value for name, value in own.items() if value is not None}
-        return out
+        return {
+            f"{PREFIX}{path}{ending}": value
+            for path, unit in units_of(adapter.edits, target).items()
+            for ending, value in unit.tensors().items()
+        }
 
     def edits(self, adapter: Adapter, target: Target, tensors: Mapping[str, Tensor]) -> Edits:
         """The edits of every site from the tensors of its module."""
-        new: dict[str, LowRank] = {}
-        for path, block in blocks_of(adapter.edits, target).items():
+        new: dict[str, Edit] = {}
+        for path, unit in units_of(adapter.edits, target).items():
             start = f"{PREFIX}{path}"
-            own = block.split(
-                tensors[f"{start}{A}"], tensors[f"{start}{B}"], tensors.get(f"{start}{BIAS}"), tensors.get(f"{start}{MAGNITUDE}")
-            )
-            new |= {edit.site: edit for edit in own}
+            own = {ending: tensors[f"{start}{ending}"] for ending in unit.tensors()}
+            new |= {edit.site: edit for edit in unit.split(own)}
         return Edits(tuple(new[edit.site] for edit in adapter.edits))
 
     def found(self, folder: Folder) -> Found:
@@ -93,17 +91,17 @@ def served(adapter: Adapter, target: Target, program: str) -> tuple[dict[str, An
             raise UnsupportedError(
                 f"{program} does not compute LoRA with {option}=true. Merge the adapter into its base, or convert it to LoRA."
             )
-    blocks = blocks_of(adapter.edits, target)
-    rank = max(block.rank for block in blocks.values())
+    units = units_of(adapter.edits, target)
+    rank = max(unit.rank for unit in units.values())
     tensors: dict[str, Tensor] = {}
-    for path, block in blocks.items():
-        a_RI, b_OR = block.factors(rank)
-        tensors |= {f"{PREFIX}{path}{A}": a_RI, f"{PREFIX}{path}{B}": b_OR * block.scale}
+    for path, unit in units.items():
+        for ending, value in unit.factors(rank).items():
+            tensors[f"{PREFIX}{path}{ending}"] = value * unit.scale if ending in (B, TABLE_B) else value
     one = {"r": rank, "lora_alpha": rank, "rank_pattern": {}, "alpha_pattern": {}, "use_rslora": False, "lora_dropout": 0.0}
     return one, tensors
 
 
-def _alpha(block: Block, rslora: bool) -> int | float:
+def _alpha(block: Unit, rslora: bool) -> int | float:
     """The alpha that gives the block's scale at its rank, without what rounding adds to it."""
     alpha = float(f"{block.scale * (block.rank**0.5 if rslora else block.rank):.12g}")
     return int(alpha) if alpha.is_integer() else alpha

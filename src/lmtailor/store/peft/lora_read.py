@@ -11,15 +11,17 @@ from lmtailor.base.sites import Site, Sites
 from lmtailor.core.errors import AdapterFileError
 from lmtailor.edits.edits import Edits
 from lmtailor.methods._lora import orthonormal, principal
+from lmtailor.methods._lora_embedding import vocabulary
 from lmtailor.methods.lora import LoRA
+from lmtailor.methods.method import Method
+from lmtailor.methods.union import Union
 from lmtailor.store.peft.config import flag, integer, number
 from lmtailor.store.peft.kind import PREFIX, Folder, Found, Shape
+from lmtailor.store.peft.lora_blocks import BIAS, MAGNITUDE, TABLE_A, TABLE_B, A, B
+from lmtailor.store.peft.lora_extras import found_extras
 from lmtailor.store.peft.modules import named_sites
 from lmtailor.store.peft.patterns import pattern_value
 from lmtailor.store.peft.targets import pattern_of
-
-A, B = ".lora_A.weight", ".lora_B.weight"
-BIAS, MAGNITUDE = ".lora_B.bias", ".lora_magnitude_vector"
 
 KEYS = frozenset(
     {
@@ -27,6 +29,7 @@ KEYS = frozenset(
         "lora_alpha",
         "rank_pattern",
         "alpha_pattern",
+        "bias",
         "use_rslora",
         "use_dora",
         "lora_bias",
@@ -44,7 +47,6 @@ KEYS = frozenset(
 AT_REST: Mapping[str, tuple[Any, ...]] = {
     "alora_invocation_tokens": (None,),
     "arrow_config": (None,),
-    "bias": ("none",),
     "corda_config": (None,),
     "ensure_weight_tying": (False,),
     "eva_config": (None,),
@@ -68,11 +70,21 @@ COMPUTED_STARTS = ("pissa", "olora")
 
 @dataclass(frozen=True, kw_only=True)
 class _Module:
-    """What a configuration says of one module."""
+    """What a configuration says of one module, and how its tensors are called."""
 
     site: Site
     rank: int
     alpha: float
+    """Ours: with a table of embeddings, times the table's own factor."""
+    inputs: int
+    fields: Mapping[str, str]
+    """End of a tensor's name → field of the edit."""
+
+    def shape(self, ending: str) -> Shape:
+        """Of a tensor."""
+        if ending in (A, TABLE_A):
+            return self.rank, self.inputs
+        return (self.site.width, self.rank) if ending in (B, TABLE_B) else (self.site.width,)
 
 
 def found_lora(folder: Folder) -> Found:
@@ -82,7 +94,9 @@ def found_lora(folder: Folder) -> Found:
         AdapterFileError: the folder is damaged, of another base, or asks for what has no equal here.
     """
     config, sites = folder.config, folder.base.sites
-    modules = {path: _module(config, path, site) for path, site in named_sites(folder, A, "projection").items()}
+    if config.get("bias", "none") not in ("none", "lora_only", "all"):
+        raise AdapterFileError(f"bias must be none, lora_only or all; it is {str(config['bias'])[:40]!r}.")
+    modules = _modules(folder)
     rank, alpha, start = integer(config, "r"), number(config, "lora_alpha", 8), _start(config)
     method = LoRA(
         rank=rank,
@@ -96,32 +110,54 @@ def found_lora(folder: Folder) -> Found:
         rank_pattern=_pattern(sites, {one.site: one.rank for one in modules.values() if one.rank != rank}),
         alpha_pattern=_pattern(sites, {one.site: one.alpha for one in modules.values() if one.alpha != alpha}),
     )
-    fields = {A: "a_KI", B: "b_OK"} | ({MAGNITUDE: "m_O"} if method.dora else {}) | ({BIAS: "bias_O"} if method.bias else {})
-    shapes: dict[str, Shape] = {}
-    for path, one in modules.items():
-        assert one.site.in_width is not None
-        own: dict[str, Shape] = {A: (one.rank, one.site.in_width), B: (one.site.width, one.rank)}
-        shapes |= {f"{PREFIX}{path}{ending}": own.get(ending, (one.site.width,)) for ending in fields}
+    names = {
+        f"{PREFIX}{path}{ending}": (one, ending, field) for path, one in modules.items() for ending, field in one.fields.items()
+    }
+
+    extras = found_extras(folder, names)
 
     def edits(empty: Edits, tensors: Mapping[str, Tensor]) -> Edits:
-        state = {
-            f"{one.site.name}.{field}": tensors[f"{PREFIX}{path}{ending}"]
-            for path, one in modules.items()
-            for ending, field in fields.items()
-        }
-        return empty.with_state(state).with_fixed(_start_factors(method, empty, folder.base))
+        own, *rest = empty.split() if extras.methods else (empty,)
+        state = {f"{one.site.name}.{field}": tensors[name] for name, (one, _, field) in names.items()}
+        own = own.with_state(state).with_fixed(_start_factors(method, own, folder.base))
+        rest = extras.edits(rest, tensors)
+        return Edits.joined([own, *rest]) if rest else own
 
-    return Found(method=method, shapes=shapes, edits=edits)
+    shapes = {name: one.shape(ending) for name, (one, ending, _) in names.items()} | extras.shapes
+    whole: Method = Union(parts=(method, *extras.methods)) if extras.methods else method
+    return Found(method=whole, shapes=shapes, edits=edits)
 
 
-def _module(config: Mapping[str, Any], path: str, site: Site) -> _Module:
+def _modules(folder: Folder) -> dict[str, _Module]:
+    """What is adapted, by the paths that the file calls it, in the order of the forward."""
+    projections = {A: "a_KI", B: "b_OK"}
+    projections |= {MAGNITUDE: "m_O"} if flag(folder.config, "use_dora") else {}
+    projections |= {BIAS: "bias_O"} if flag(folder.config, "lora_bias") else {}
+    tables = any(name.endswith(TABLE_A) for name in folder.header)
+    found: dict[str, _Module] = {}
+    if tables:
+        for path, site in named_sites(folder, TABLE_A, "embedding").items():
+            found[path] = _module(folder, path, site, vocabulary(site, folder.base.sites), {TABLE_A: "a_KV", TABLE_B: "b_HK"})
+    if not tables or any(name.endswith(A) for name in folder.header):
+        for path, site in named_sites(folder, A, "projection").items():
+            assert site.in_width is not None
+            found[path] = _module(folder, path, site, site.in_width, projections)
+    order = list(folder.base.sites)
+    return dict(sorted(found.items(), key=lambda pair: order.index(pair[1].site.name)))
+
+
+def _module(folder: Folder, path: str, site: Site, inputs: int, fields: Mapping[str, str]) -> _Module:
+    config = folder.config
     rank, alpha = pattern_value(config, "rank_pattern", path), pattern_value(config, "alpha_pattern", path)
     if rank is not None and (type(rank) is not int or rank < 1):
         raise AdapterFileError(f"rank_pattern gives {path[:120]!r} the rank {rank}; a rank is a positive integer.")
     return _Module(
         site=site,
         rank=integer(config, "r") if rank is None else int(rank),
-        alpha=number(config, "lora_alpha", 8) if alpha is None else float(alpha),
+        alpha=(number(config, "lora_alpha", 8) if alpha is None else float(alpha))
+        * folder.outline.embed_scales.get(site.module, 1),
+        inputs=inputs,
+        fields=fields,
     )
 
 

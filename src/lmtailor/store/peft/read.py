@@ -87,7 +87,7 @@ def _task(config: Mapping[str, Any], kind: PeftKind, outline: Outline) -> TaskTy
             f"task_type is {str(task)[:40]}; for {kind.name} on a {outline.kind}, "
             f"{' and '.join(sorted(map(str, allowed)))} are read."
         )
-    if task != "SEQ_CLS" and config.get("modules_to_save"):
+    if task != "SEQ_CLS" and config.get("modules_to_save") and not kind.saves_modules:
         raise AdapterFileError("modules_to_save stores whole modules, which are read for SEQ_CLS alone.")
     return "SEQ_CLS" if task == "SEQ_CLS" else plain_task(outline)
 
