@@ -21,6 +21,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, eager_mask,
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
 
 from lmtailor.core.errors import UnsupportedError
+from lmtailor.edits.gate import Gate
 
 ATTRIBUTE = "_lmtailor_layer"
 IMPLEMENTATIONS = {"sdpa": "lmtailor_sdpa", "eager": "lmtailor_eager"}
@@ -39,6 +40,7 @@ class Prefixes:
     """Tokens of each prefix."""
     slot_of_row: tuple[int, ...]
     """For each row its prefix, or -1."""
+    gate: Gate | None = None
 
     def visible_RN(self) -> Tensor:
         """Which slots are real for each row."""
@@ -60,6 +62,8 @@ class Pass:
     """Positions of the queries, where a window needs them."""
     starts: tuple[int, ...] = ()
     """For each row the index of its first token, where masked slots of longer prompts stand before it; () if all begin at 0."""
+    shares_BT1: Tensor | None = None
+    """Each token's share in the mean over its sequence, where some edit asks for it."""
 
 
 @dataclass
@@ -74,6 +78,16 @@ class Layer:
     recording: list[tuple[Tensor, Tensor]] | None = None
     """Where to put keys and values as attention sees them."""
     now: Pass = Pass()
+    factors_BQN: Tensor | None = None
+    """Factors of the prefix's slots in the call that comes, where it has a gate."""
+
+    def look(self, x_BQF: Tensor) -> None:
+        """See the input of the call that comes."""
+        prefixes = self.now.prefixes
+        gate = None if prefixes is None else prefixes.gate
+        self.factors_BQN = None
+        if prefixes is not None and gate is not None:
+            self.factors_BQN = gate.factors(x_BQF, prefixes.slot_of_row, self.now.shares_BT1)
 
 
 def _inner(module: nn.Module, implementation: str) -> Any:
@@ -107,6 +121,8 @@ def _attend(call: Call) -> Output:
         layer.recording.append((call.key, call.value))
     if layer is None or layer.now.prefixes is None:
         return call.plain()
+    if layer.factors_BQN is not None:
+        return _gated(call, layer, layer.now.prefixes, layer.factors_BQN), None
     options = call.options
     simple = options.get("position_bias") is None and options.get("softcap") is None and not options.get("dropout")
     if (
@@ -137,6 +153,31 @@ def _concatenated(call: Call, layer: Layer, prefixes: Prefixes) -> Output:
     keys = torch.cat([keys_BKND.to(key.dtype), key], 2)
     values = torch.cat([values_BKND.to(value.dtype), value], 2)
     return replace(call, key=keys, value=values, mask=whole, options=options).plain()
+
+
+def _gated(call: Call, layer: Layer, prefixes: Prefixes, factors_BQN: Tensor) -> Tensor:
+    """Attention over prefix and own keys where the prefix's keys and values have a factor for each query, (B, Q, H, D)."""
+    query, options = call.query, call.options
+    groups = query.shape[1] // call.key.shape[1]
+    key, value = _repeat(call.key, groups), _repeat(call.value, groups)
+    keys, values = (_repeat(x.to(query.dtype), groups) for x in _per_sequence(prefixes, query.shape[0]))
+    scaling, cap, bias = (options.get(name) for name in ("scaling", "softcap", "position_bias"))
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    factors_B1QN = factors_BQN[:, None].to(query.dtype)
+    before, own = query @ keys.transpose(-1, -2) * scale * factors_B1QN, query @ key.transpose(-1, -2) * scale
+    if bias is not None:
+        before = before + _prefix_bias(layer, bias, query.shape[0], query.shape[2], keys.shape[2], key.shape[2])
+        own = own + bias[..., : key.shape[2]]
+    if cap is not None:
+        before, own = torch.tanh(before / cap) * cap, torch.tanh(own / cap) * cap
+    mask = _own_mask(layer, call)
+    own = own + (_additive(mask, own.dtype) if mask.dtype == torch.bool else mask)
+    before = before + _additive(_visible(layer, prefixes, query), before.dtype)
+    weights = torch.softmax(torch.cat([before, own], -1), -1, dtype=torch.float32).to(query.dtype)
+    weights = torch.nn.functional.dropout(weights, options.get("dropout") or 0.0)
+    width = keys.shape[2]
+    out = (weights[..., :width] * factors_B1QN) @ values + weights[..., width:] @ value
+    return out.transpose(1, 2).contiguous()
 
 
 def _additive(seen: Tensor, dtype: torch.dtype) -> Tensor:

@@ -59,7 +59,7 @@ class CheckpointGuard:
                 return block(*args)
 
             layers: list[Layer] = [m.__dict__[LAYER] for m in module.modules() if LAYER in m.__dict__]
-            then, draw = [layer.now for layer in layers], engine.draw
+            then, draw, shares = [layer.now for layer in layers], engine.draw, engine.shares_BT1
 
             def again(*inner: Any) -> Any:
                 if not engine.alive:
@@ -67,14 +67,14 @@ class CheckpointGuard:
                         "Backward ran through checkpointed blocks after the adapters were detached, which would give the "
                         "gradients of the plain base. Call backward inside `with attach(...)`."
                     )
-                latest, latest_draw = [layer.now for layer in layers], engine.draw
+                latest, latest_of_engine = [layer.now for layer in layers], (engine.draw, engine.shares_BT1)
                 _set(layers, then)
-                engine.draw = draw
+                engine.draw, engine.shares_BT1 = draw, shares
                 try:
                     return block(*inner)
                 finally:
                     _set(layers, latest)
-                    engine.draw = latest_draw
+                    engine.draw, engine.shares_BT1 = latest_of_engine
 
             return function(again, *args)
 

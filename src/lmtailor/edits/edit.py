@@ -61,6 +61,16 @@ class Context:
     """decode: keys and values of earlier tokens are in a cache."""
     draw: int | None = None
     """A number of this pass of training, for edits that choose by chance; None where nothing is drawn."""
+    shares_RT1: Tensor | None = None
+    """Each token's share in the mean over its sequence, 0 at padding; only for edits with `needs_shares`."""
+    length: int = 0
+    """Tokens of each sequence, of which T may hold several one after the other; only with `shares_RT1`."""
+
+    def mean(self, x_RTF: Tensor) -> Tensor:
+        """The mean over each token's sequence, in the place of every token."""
+        assert self.shares_RT1 is not None
+        sums_S1F = (x_RTF * self.shares_RT1).reshape(-1, self.length, x_RTF.shape[-1]).sum(1, keepdim=True)
+        return sums_S1F.expand(-1, self.length, -1).reshape(x_RTF.shape)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

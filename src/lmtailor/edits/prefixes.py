@@ -6,7 +6,8 @@ So a prompt is run once, alone, and what attention saw is attached to every row,
 Shapes: S adapters, L attention layers, K key/value heads, N virtual tokens, D features of a head, H features.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,10 +15,11 @@ from torch.nn import functional as F
 
 from lmtailor.base.sites import Site
 from lmtailor.base.stack import Stack
-from lmtailor.core.errors import InputError
+from lmtailor.core.errors import InputError, UnsupportedError
 from lmtailor.edits.attention import ATTRIBUTE, Layer, Pass, Prefixes, autocast_dtype
 from lmtailor.edits.edit import freshness
 from lmtailor.edits.engine import Engine
+from lmtailor.edits.gate import Gate
 from lmtailor.edits.kinds import PrefixEdit, PromptEdit
 
 KeyValues = tuple[Tensor, Tensor]
@@ -106,7 +108,7 @@ class PrefixStore:
         for site in self.layers:
             pairs = {slot: _joined(per_slot[slot][site]) for slot in slots if site in per_slot[slot]}
             if pairs:
-                out[site] = self._prefixes(pairs)
+                out[site] = replace(self._prefixes(pairs), gate=self._gate(site, pairs))
         return out
 
     def _prefixes(self, pairs: dict[int, KeyValues]) -> Prefixes:
@@ -116,6 +118,37 @@ class PrefixStore:
         place = {slot: index for index, slot in enumerate(order)}
         rows = tuple(-1 if slot is None else place.get(slot, -1) for slot in self.engine.rows.slots)
         return Prefixes(keys_SKND=keys, values_SKND=values, lengths=lengths, slot_of_row=rows)
+
+    def _gate(self, site: str, pairs: dict[int, KeyValues]) -> Gate | None:
+        """The gates of a layer's prefixes, or None where no adapter has one. An adapter has one at most."""
+        found: dict[int, tuple[Tensor, Tensor, slice]] = {}
+        pooled = False
+        for slot in pairs:
+            start = 0
+            for edit in (edit for edit in self._tuned(slot) if site in edit.sites):
+                gate, end = edit.gate(), start + edit.length
+                if gate is not None and slot in found:
+                    raise UnsupportedError(f"Two prefixes with a gate at {site}: an adapter can have one. Leave one out.")
+                if gate is not None:
+                    number = edit.sites.index(site)
+                    found[slot] = gate[0][number], gate[1][number], slice(start, end)
+                    pooled = edit.pooled and not self.stack.causal
+                start = end
+        if not found:
+            return None
+        some = next(iter(found.values()))
+        lengths = {slot: keys.shape[1] for slot, (keys, _) in pairs.items()}
+        slots_SN = torch.zeros(len(pairs), max(lengths.values()), dtype=torch.bool, device=some[0].device)
+        for number, slot in enumerate(pairs):
+            if slot in found:
+                first = slots_SN.shape[1] - lengths[slot]
+                slots_SN[number, first + found[slot][2].start : first + found[slot][2].stop] = True
+        return Gate(
+            weight_SF=torch.stack([found[slot][0] if slot in found else torch.zeros_like(some[0]) for slot in pairs]),
+            bias_S=torch.stack([found[slot][1] if slot in found else torch.zeros_like(some[1]) for slot in pairs]),
+            slots_SN=slots_SN,
+            pooled=pooled,
+        )
 
     def _tuned_key_values(self, slot: int) -> dict[str, list[KeyValues]]:
         out: dict[str, list[KeyValues]] = {}
@@ -168,6 +201,8 @@ class PrefixStore:
             setattr(module, ATTRIBUTE, layers[0])
             if len(layers) > 1:
                 handles.append(module.register_forward_pre_hook(_Turn(layers)))
+            if any(edit.gate() is not None for slot in range(len(self.engine.adapters)) for edit in self._tuned(slot)):
+                handles.append(module.register_forward_pre_hook(_look, with_kwargs=True))
         return handles
 
     def remove(self) -> None:
@@ -187,6 +222,12 @@ class _Turn:
     def __call__(self, module: torch.nn.Module, args: object) -> None:
         setattr(module, ATTRIBUTE, self.layers[self.call])
         self.call = (self.call + 1) % len(self.layers)
+
+
+def _look(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Show a layer the input of its attention, from which gates are computed."""
+    layer: Layer = getattr(module, ATTRIBUTE)
+    layer.look(args[0] if args else kwargs["hidden_states"])
 
 
 def _joined(pairs: list[KeyValues]) -> KeyValues:
