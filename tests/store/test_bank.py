@@ -7,6 +7,7 @@ import torch
 
 from lmtailor.base.base import Base
 from lmtailor.core.errors import AdapterFileError, InputError
+from lmtailor.edits.attach import attach
 from lmtailor.methods.houlsby import Houlsby
 from lmtailor.methods.lora import LoRA
 from lmtailor.store.adapter import Adapter
@@ -14,8 +15,9 @@ from lmtailor.store.bank import Bank
 from lmtailor.store.folder import save_adapter
 from lmtailor.store.manifest import Manifest
 from lmtailor.store.native import Blueprint
-from tests.edits.worn import base_of
-from tests.store.adapters import moved_adapter
+from tests.edits.worn import apart, base_of
+from tests.store.adapters import logits, moved_adapter
+from tests.tiny import tiny_inputs
 
 BASE = base_of("llama")
 SIZE = sum(t.nbytes for t in moved_adapter(BASE, LoRA(rank=2)).state.values())
@@ -106,7 +108,10 @@ def test_names_are_replaced_forgotten_and_missed(folders: list[Path]) -> None:
     assert equal(bank["adapter-0"], bank["adapter-1"])
     bank.forget("adapter-0")
     assert "adapter-0" not in bank
-    assert bank.resident == SIZE
+    assert bank.resident == 2 * SIZE, "it lay beside the other one, and goes with it"
+    bank.forget("adapter-1")
+    assert bank.resident == 0
+    bank.register("adapter-1", folders[1])
     with pytest.raises(InputError, match=r"no adapter 'adapter-0' in the bank. Did you mean adapter-1"):
         _ = bank["adapter-0"]
 
@@ -132,3 +137,33 @@ def test_a_file_that_changed_after_it_was_registered_is_refused(folders: list[Pa
     tensors.write_bytes(bytes(data))
     with pytest.raises(AdapterFileError, match="SHA-256"):
         _ = bank["adapter-0"]
+
+
+def test_adapters_read_one_after_the_other_are_stacked_without_a_copy(folders: list[Path]) -> None:
+    bank = filled(folders, 64 * SIZE)
+    adapters = bank.take([f"adapter-{number}" for number in (2, 0, 1, 3)])
+    inputs = tiny_inputs(BASE, rows=5)
+    with torch.no_grad(), attach(BASE, adapters, [3, 0, None, 2, 1]) as attached:
+        mixed = BASE.model(**inputs).logits
+        for site in attached.engine.sites:
+            (stage,) = attached.engine.plan(site.name).stages  # type: ignore[union-attr]
+            for name, tensor in stage[0].stacked(BASE.dtype).trained().items():
+                sources = {one.edits.state()[f"{site.name}.{name}"].untyped_storage().data_ptr() for one in adapters}
+                assert {tensor.untyped_storage().data_ptr()} == sources
+                assert tensor.shape[0] == 4
+    for row, slot in enumerate((3, 0, None, 2, 1)):
+        own = {key: value[row : row + 1] for key, value in inputs.items()}
+        wanted = BASE.model(**own).logits if slot is None else logits(BASE, adapters[slot], own)
+        assert apart(mixed[row : row + 1], wanted) < 1e-5
+
+
+def test_an_adapter_that_somebody_holds_stays_as_it_was(folders: list[Path]) -> None:
+    bank = filled(folders[:6], 8 * SIZE)  # shelves of two
+    held = bank["adapter-0"]
+    before = {name: value.clone() for name, value in held.state.items()}
+    bank.memory = 2 * SIZE
+    for number in range(1, 6):
+        _ = bank[f"adapter-{number}"]
+    assert bank.resident <= 2 * SIZE
+    assert all(torch.equal(value, held.state[name]) for name, value in before.items())
+    assert equal(bank["adapter-0"], held)

@@ -15,6 +15,7 @@ adapter on a whole batch.
 from abc import ABC
 from collections.abc import Hashable, Sequence
 from dataclasses import Field, dataclass, field, fields, replace
+from functools import cache, cached_property
 from typing import Any, Literal, Self, cast
 
 import torch
@@ -81,12 +82,27 @@ class Edit(ABC):
     """Name of the site where it acts."""
 
     @classmethod
+    @cache
     def _of_sort(cls, *sorts: str) -> tuple[Field[Any], ...]:
         return tuple(f for f in fields(cls) if f.metadata.get("sort") in sorts)
 
+    @classmethod
+    @cache
+    def _settings(cls) -> tuple[str, ...]:
+        return tuple(f.name for f in fields(cls) if "sort" not in f.metadata and f.name != "site")
+
     def trained(self) -> dict[str, Tensor]:
         """The trained tensors by field name; fields that are None are left out."""
+        return dict(self._trained)
+
+    @cached_property
+    def _trained(self) -> dict[str, Tensor]:
         return self._tensors("trained")
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """The trained tensors."""
+        return tuple(self._trained.values())
 
     def fixed(self) -> dict[str, Tensor]:
         """The tensors that are stored but not trained, likewise."""
@@ -97,6 +113,7 @@ class Edit(ABC):
         return {name: value for name, value in values.items() if value is not None}
 
     @classmethod
+    @cache
     def shared_name(cls, field_name: str) -> str:
         """The name under which a tensor is shared by all edits of an adapter, or ""."""
         return next(str(f.metadata["shared"]) for f in fields(cls) if f.name == field_name)
@@ -114,6 +131,10 @@ class Edit(ABC):
 
     def stack_key(self) -> Hashable:
         """Solo edits with equal keys are computed in one batched call."""
+        return self._stack_key
+
+    @cached_property
+    def _stack_key(self) -> Hashable:
         shapes = []
         for f in self._of_sort("trained", "fixed"):
             tensor: Tensor | None = getattr(self, f.name)
@@ -121,14 +142,14 @@ class Edit(ABC):
             shapes.append(
                 None if tensor is None else tuple(-1 if axis in pads else size for axis, size in enumerate(tensor.shape))
             )
-        settings = tuple(getattr(self, f.name) for f in fields(self) if "sort" not in f.metadata and f.name != "site")
-        return type(self), tuple(shapes), settings
+        return type(self), tuple(shapes), tuple(getattr(self, name) for name in self._settings())
 
     @classmethod
     def stack(cls, edits: Sequence[Self], *, dtype: torch.dtype) -> Self:
         """Join solo edits of one key along a new leading axis, padded with zeros, in a floating dtype.
 
-        One edit is only viewed with a leading axis of 1, so that gradients and later updates reach it.
+        One edit is only viewed with a leading axis of 1, so that gradients and later updates reach it. Tensors that lie at equal
+        distances in one storage, as a bank puts them, are viewed too.
         """
         joined: dict[str, Any] = {}
         for f in cls._of_sort("trained", "fixed"):
@@ -159,6 +180,9 @@ def _join(tensors: Sequence[Tensor], pads: tuple[int, ...], dtype: torch.dtype) 
     dtype = dtype if tensors[0].is_floating_point() else tensors[0].dtype
     if len(tensors) == 1:
         return tensors[0].unsqueeze(0).to(dtype)
+    lying = _lying_apart(tensors)
+    if lying is not None:
+        return lying.to(dtype)
     shape = [max(tensor.shape[axis] for tensor in tensors) for axis in range(tensors[0].ndim)]
     padded = []
     for tensor in tensors:
@@ -166,3 +190,23 @@ def _join(tensors: Sequence[Tensor], pads: tuple[int, ...], dtype: torch.dtype) 
         widths = [width for amount in reversed(missing) for width in (0, amount)]
         padded.append(F.pad(tensor, widths) if any(missing) else tensor)
     return torch.stack(padded).to(dtype)
+
+
+def _lying_apart(tensors: Sequence[Tensor]) -> Tensor | None:
+    """Tensors of one shape as one, without a copy, if they lie at equal distances in one storage and none is trained."""
+    first, second = tensors[0], tensors[1]
+    step = second.data_ptr() - first.data_ptr()
+    if step <= 0 or step % first.element_size():
+        return None
+    storage = first.untyped_storage().data_ptr()
+    for number, tensor in enumerate(tensors):
+        if (
+            tensor.data_ptr() != first.data_ptr() + number * step
+            or tensor.untyped_storage().data_ptr() != storage
+            or tensor.shape != first.shape
+            or tensor.stride() != first.stride()
+            or tensor.dtype != first.dtype
+            or tensor.requires_grad
+        ):
+            return None
+    return first.as_strided((len(tensors), *first.shape), (step // first.element_size(), *first.stride()))

@@ -53,7 +53,7 @@ class Group:
         self._slot_of_row = None if list(slot_of_row) == list(range(len(edits))) else tuple(slot_of_row)
         self._rows = tuple(rows)
         self._whole = whole
-        self._tensors = tuple(tensor for edit in edits for tensor in edit.trained().values())
+        self._tensors = tuple(tensor for edit in edits for tensor in edit.tensors)
         self._index: Tensor | None = None
         self._stacked: Edit | None = None
         self._made_for: Hashable = None
@@ -77,7 +77,8 @@ class Group:
         first = values[0]
         if not self._whole:
             if self._index is None or self._index.device != first.device:
-                self._index = torch.tensor(self._rows, device=first.device)
+                with torch.inference_mode(mode=False):  # else autograd refuses it later
+                    self._index = torch.tensor(self._rows, device=first.device)
             index = self._index
             values = [value.index_select(0, index) for value in values]
         count = values[0].shape[0]
@@ -133,6 +134,18 @@ class _Gathered:
     slot_of_row: list[int] = field(default_factory=list)
     rows: list[int] = field(default_factory=list)
 
+    def group(self, count: int) -> Group:
+        """The group, in a batch of so many rows.
+
+        Where every row has an edit of its own, the edits are put in the order of their tensors' addresses, for it is cheaper to
+        permute states than tensors, and tensors that lie in order may be stacked without a copy.
+        """
+        if len(self.edits) == len(self.rows) > 1:
+            place = [edit.tensors[0].data_ptr() if edit.tensors else 0 for edit in self.edits]
+            order = sorted(range(len(place)), key=place.__getitem__)
+            self.edits, self.rows = [self.edits[i] for i in order], [self.rows[i] for i in order]
+        return Group(self.edits, self.slot_of_row, self.rows, whole=self.rows == list(range(count)))
+
 
 def plan_site(per_slot: Sequence[Sequence[Edit]], rows: Rows) -> SitePlan | None:
     """Group the edits that each adapter has at one site; None where no row has any.
@@ -159,7 +172,5 @@ def plan_site(per_slot: Sequence[Sequence[Edit]], rows: Rows) -> SitePlan | None
                 group.edits.append(edit)
             group.slot_of_row.append(index[key, slot])
             group.rows.append(row)
-        stages.append(
-            tuple(Group(one.edits, one.slot_of_row, one.rows, whole=len(one.rows) == rows.count) for one in groups.values())
-        )
+        stages.append(tuple(one.group(rows.count) for one in groups.values()))
     return SitePlan(tuple(stages), rows)

@@ -2,6 +2,10 @@
 
 Registering reads a manifest and headers, whatever the adapter's size; tensors are read when an adapter is first used, and
 the ones used longest ago are let go when the bound on memory asks for it.
+
+Adapters of the same settings that are read one after the other lie side by side, in shelves: a batch of them is stacked
+without a copy. A shelf is let go as a whole, and nothing is ever written where an adapter lies, so that whoever still holds
+one keeps it as it was.
 """
 
 from collections import OrderedDict
@@ -17,6 +21,9 @@ from lmtailor.store.manifest import Manifest
 from lmtailor.store.native import Blueprint, check_files, read_manifest, read_native
 from lmtailor.store.place import MANIFEST, check_place
 
+SHELF = 64
+"""Adapters that lie side by side at most; fewer where a quarter of the bank's memory holds fewer."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class _Entry:
@@ -25,6 +32,37 @@ class _Entry:
     folder: Path
     manifest: Manifest | None
     """None for a folder of another program."""
+
+
+class _Shelf:
+    """Room for some adapters of the same settings."""
+
+    def __init__(self, first: Adapter, size: int, room: int) -> None:
+        tensors = {**first.state, **first.fixed}
+        # Memory that nobody has written to is not yet taken from the system.
+        self._tensors = {name: value.new_empty((room, *value.shape)) for name, value in tensors.items()}
+        self._size = size
+        self._room = room
+        self.names: list[str] = []
+
+    @property
+    def full(self) -> bool:
+        """Whether there is no more room."""
+        return len(self.names) == self._room
+
+    @property
+    def bytes(self) -> int:
+        """Of the adapters on it."""
+        return self._size * len(self.names)
+
+    def put(self, name: str, adapter: Adapter) -> Adapter:
+        """The adapter with its tensors in the next place."""
+        place = len(self.names)
+        self.names.append(name)
+        for key, value in {**adapter.state, **adapter.fixed}.items():
+            self._tensors[key][place] = value
+        moved = adapter.with_state({key: self._tensors[key][place] for key in adapter.state})
+        return moved.with_fixed({key: self._tensors[key][place] for key in adapter.fixed})
 
 
 class Bank(Mapping[str, Adapter]):
@@ -44,8 +82,12 @@ class Bank(Mapping[str, Adapter]):
         self.resident = 0
         """Bytes of the adapters in memory."""
         self._entries: dict[str, _Entry] = {}
-        self._loaded: OrderedDict[str, tuple[Adapter, int]] = OrderedDict()
-        """Those in memory with their bytes; the one used last comes last."""
+        self._loaded: dict[str, tuple[Adapter, _Shelf]] = {}
+        """Those in memory."""
+        self._shelves: OrderedDict[_Shelf, None] = OrderedDict()
+        """The one used last comes last."""
+        self._open: dict[object, _Shelf] = {}
+        """What is alike in adapters → the shelf where the next one goes."""
         self._blueprints: dict[str, Blueprint] = {}
 
     def register(self, name: str, folder: str | Path, *, any_base: bool = False) -> None:
@@ -72,7 +114,9 @@ class Bank(Mapping[str, Adapter]):
     def forget(self, name: str) -> None:
         """Take an adapter out of the bank, if it is in it."""
         self._entries.pop(name, None)
-        self._let_go(name)
+        found = self._loaded.pop(name, None)
+        if found is not None and not any(own in self._loaded and self._loaded[own][1] is found[1] for own in found[1].names):
+            self._let_go(found[1])
 
     def take(self, names: Sequence[str]) -> list[Adapter]:
         """Several adapters at once, all in memory.
@@ -92,8 +136,9 @@ class Bank(Mapping[str, Adapter]):
 
     def __getitem__(self, name: str) -> Adapter:
         if name in self._loaded:
-            self._loaded.move_to_end(name)
-            return self._loaded[name][0]
+            adapter, shelf = self._loaded[name]
+            self._shelves.move_to_end(shelf)
+            return adapter
         entry = self._entries.get(name)
         if entry is None:
             raise InputError(f"There is no adapter {name!r} in the bank. {near(name, self._entries)}")
@@ -105,10 +150,11 @@ class Bank(Mapping[str, Adapter]):
                 "Give the bank more memory."
             )
         while self.resident + size > self.memory:
-            self._let_go(next(iter(self._loaded)))
-        self._loaded[name] = adapter, size
+            self._let_go(next(iter(self._shelves)))
+        shelf = self._shelf(adapter, size)
+        self._loaded[name] = shelf.put(name, adapter), shelf
         self.resident += size
-        return adapter
+        return self._loaded[name][0]
 
     def __contains__(self, name: object) -> bool:
         return name in self._entries
@@ -132,6 +178,19 @@ class Bank(Mapping[str, Adapter]):
             self._blueprints[key] = Blueprint.of(manifest, self.base)
         return self._blueprints[key]
 
-    def _let_go(self, name: str) -> None:
-        if name in self._loaded:
-            self.resident -= self._loaded.pop(name)[1]
+    def _shelf(self, adapter: Adapter, size: int) -> _Shelf:
+        """A shelf with room for an adapter."""
+        key = tuple((name, tuple(value.shape), value.dtype) for name, value in {**adapter.state, **adapter.fixed}.items())
+        shelf = self._open.get(key)
+        if shelf is None or shelf.full or shelf not in self._shelves:
+            shelf = self._open[key] = _Shelf(adapter, size, max(1, min(SHELF, self.memory // (4 * size))))
+        self._shelves[shelf] = None
+        self._shelves.move_to_end(shelf)
+        return shelf
+
+    def _let_go(self, shelf: _Shelf) -> None:
+        del self._shelves[shelf]
+        self.resident -= shelf.bytes
+        for name in shelf.names:
+            if name in self._loaded and self._loaded[name][1] is shelf:
+                del self._loaded[name]
