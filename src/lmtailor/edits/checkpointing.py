@@ -2,8 +2,8 @@
 
 A checkpointed block runs again in the backward pass. If the edits are gone by then, it computes the base's gradient without
 a word. So the function that a block is checkpointed with is wrapped while attached, and refuses to run again afterwards. Other
-passes may have come between; so what attention knew of the block's own pass, and what its edits drew from, are put back while it
-runs again.
+passes may have come between; so what attention knew of the block's own pass, what its edits drew from, and where its tokens stood
+are put back while it runs again.
 """
 
 from collections.abc import Callable, Sequence
@@ -59,7 +59,7 @@ class CheckpointGuard:
                 return block(*args)
 
             layers: list[Layer] = [m.__dict__[LAYER] for m in module.modules() if LAYER in m.__dict__]
-            then, draw, shares = [layer.now for layer in layers], engine.draw, engine.shares_BT1
+            then, draw, places = [layer.now for layer in layers], engine.draw, engine.places
 
             def again(*inner: Any) -> Any:
                 if not engine.alive:
@@ -67,14 +67,14 @@ class CheckpointGuard:
                         "Backward ran through checkpointed blocks after the adapters were detached, which would give the "
                         "gradients of the plain base. Call backward inside `with attach(...)`."
                     )
-                latest, latest_of_engine = [layer.now for layer in layers], (engine.draw, engine.shares_BT1)
+                latest, latest_of_engine = [layer.now for layer in layers], (engine.draw, engine.places)
                 _set(layers, then)
-                engine.draw, engine.shares_BT1 = draw, shares
+                engine.draw, engine.places = draw, places
                 try:
                     return block(*inner)
                 finally:
                     _set(layers, latest)
-                    engine.draw, engine.shares_BT1 = latest_of_engine
+                    engine.draw, engine.places = latest_of_engine
 
             return function(again, *args)
 

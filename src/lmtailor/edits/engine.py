@@ -1,9 +1,7 @@
 """The state of one `attach`: adapters, rows, and the hooks on the modules where edits act."""
 
 import contextlib
-import functools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from typing import Any, Literal, TypeVar, cast
 
 from torch import Tensor, nn
@@ -15,7 +13,7 @@ from lmtailor.core.errors import UnsupportedError
 from lmtailor.edits.edit import Context, Edit
 from lmtailor.edits.edits import Edits
 from lmtailor.edits.groups import Rows, SitePlan, plan_site
-from lmtailor.edits.kinds import HiddenEdit, NormEdit, PrefixEdit, ProjectionEdit, PromptEdit
+from lmtailor.edits.kinds import HiddenEdit, NormEdit, PlacedEdit, PrefixEdit, ProjectionEdit, PromptEdit
 
 _KINDS: dict[type[Edit], tuple[SiteKind, ...]] = {
     ProjectionEdit: ("projection",),
@@ -53,10 +51,10 @@ class Engine:
         self.recording = False
         """A pass that only leaves keys and values; nothing but edits of states and static prefixes acts."""
         self.alive = True
-        self.shares_BT1: Tensor | None = None
-        """Each token's share in the mean over its sequence, in stacks that are not causal, where some edit asks for it."""
         self.entries: dict[str, tuple[Tensor, Tensor]] = {}
         """Sublayer site → its input and residual in this pass."""
+        self.places: Tensor | None = None
+        """Where each token of this pass stands (B, T, 3), where some edit asks; None behind a cache."""
         self._of_kind: dict[tuple[int, type[Edit]], list[Any]] = {}
         self._plans: dict[Rows, dict[str, SitePlan | None]] = {}
         self._contexts: dict[tuple[bool, str, int | None], Context] = {}
@@ -101,12 +99,6 @@ class Engine:
         names = {name for at in self._by_site for name in at}
         return [site for site in self.base.sites.values() if site.name in names]
 
-    @functools.cached_property
-    def pools(self) -> bool:
-        """Whether some edit asks for means over sequences."""
-        pooled = any(edit.pooled for slot in range(len(self.adapters)) for edit in self.of_kind(slot, PrefixEdit))
-        return pooled or any(self.has_at(name, _needs_shares) for at in self._by_site for name in at)
-
     @property
     def rows(self) -> Rows:
         """The rows of now."""
@@ -128,6 +120,11 @@ class Engine:
         except KeyError:
             made = self._now[site] = plan_site([at.get(site, []) for at in self._by_site], self._rows)
             return made
+
+    @property
+    def asks_places(self) -> bool:
+        """Whether some adapter has an edit that depends on where a token stands."""
+        return any(_needs_places(edit) for edits in self.adapters for edit in edits)
 
     def has_at(self, site: str, wanted: Callable[[Edit], bool]) -> bool:
         """Whether some adapter has such an edit at a site."""
@@ -188,8 +185,8 @@ def _needs_entry(edit: Edit) -> bool:
     return isinstance(edit, HiddenEdit) and edit.needs_entry
 
 
-def _needs_shares(edit: Edit) -> bool:
-    return isinstance(edit, HiddenEdit | ProjectionEdit) and edit.needs_shares
+def _needs_places(edit: Edit) -> bool:
+    return isinstance(edit, PlacedEdit)
 
 
 class Station:
@@ -202,8 +199,8 @@ class Station:
         self.begins = tuple(begins)
         self.inputs = tuple(site for site in sites if engine.has_at(site.name, _changes_input))
         """Sites of projections whose input some edit changes."""
-        self.pooled = frozenset(site.name for site in sites if engine.has_at(site.name, _needs_shares))
-        """Sites where some edit asks for means over sequences."""
+        self.placed = frozenset(site.name for site in sites if engine.has_at(site.name, _needs_places))
+        """Sites where some edit asks where a token stands."""
         self.calls = max((site.calls for site in (*sites, *begins)), default=1)
         self.call = 0
         base = engine.base
@@ -267,10 +264,9 @@ class Station:
         if site.kind == "projection":
             lin = self._linear[site.name]
             part = y if site.part is None else site.part.take(y)
-            shares = self._shares(site)
             new = plan.run(
-                (part, x, *shares),
-                lambda edit, v: edit.output(v[1], v[0], lin, self._pooling(ctx, v[-1]) if shares else ctx),  # type: ignore[attr-defined]
+                (part, x),
+                lambda edit, v: edit.output(v[1], v[0], lin, ctx),  # type: ignore[attr-defined]
                 dtype=dtype,
                 wanted=_changes_output,
             )
@@ -290,24 +286,22 @@ class Station:
             else:
                 values += [value.reshape(h.shape) for value in self.engine.entries[site.name]]
 
-        count, shares = len(values), self._shares(site)
+        count, places = len(values), self._places(site)
 
         def call(edit: Edit, v: Sequence[Tensor]) -> Tensor:
             assert isinstance(edit, HiddenEdit)
+            if places and isinstance(edit, PlacedEdit):
+                return edit.placed(v[0], v[-1], ctx)
             entry = v[1] if edit.needs_entry else None
             residual = v[2] if edit.needs_entry and count > 2 else None
-            return edit.hidden(entry, v[0], residual, norm, self._pooling(ctx, v[-1]) if shares else ctx)
+            return edit.hidden(entry, v[0], residual, norm, ctx)
 
-        return plan.run([*values, *shares], call, dtype=self.engine.base.dtype).to(h.dtype)
+        return plan.run([*values, *places], call, dtype=self.engine.base.dtype).to(h.dtype)
 
-    def _shares(self, site: Site) -> tuple[Tensor, ...]:
-        """The tokens' shares as one more value that goes with the states, where an edit asks for them."""
-        shares = self.engine.shares_BT1 if site.name in self.pooled else None
-        return () if shares is None else (shares,)
-
-    def _pooling(self, ctx: Context, shares_RT1: Tensor) -> Context:
-        assert self.engine.shares_BT1 is not None
-        return replace(ctx, shares_RT1=shares_RT1, length=self.engine.shares_BT1.shape[1])
+    def _places(self, site: Site) -> tuple[Tensor, ...]:
+        """The tokens' places as one more value that goes with the states, where an edit asks for them."""
+        places = self.engine.places if site.name in self.placed else None
+        return () if places is None else (places,)
 
 
 def stations(engine: Engine) -> list[Station]:

@@ -22,6 +22,7 @@ from lmtailor.core.errors import InputError, StateError, UnsupportedError
 from lmtailor.edits.engine import Engine
 from lmtailor.edits.insertion import BESIDE, Insertion, gaps_in
 from lmtailor.edits.kinds import Place, PromptEdit
+from lmtailor.edits.places import places_of
 from lmtailor.edits.prefixes import PrefixStore, recorded
 
 
@@ -45,6 +46,7 @@ class Entrance:
         self.insertion: Insertion | None = None
         """Where virtual tokens stand in the midst of the rows of the current pass."""
         self._positions_BT: Tensor | None = None
+        self._places_asked = engine.asks_places
 
     def register(self) -> list[Any]:
         """Hook the root, and the position embedding where positions are looked up inside."""
@@ -102,21 +104,17 @@ class Entrance:
                 kwargs["attention_mask"] = self.widened(kwargs.get("attention_mask"), own_past + tokens)
             else:
                 self._put(kwargs, widths, batch)
-        self._share(kwargs)
+        self._tell_places(kwargs, widths, batch, behind=bool(past))
         return (), kwargs
 
-    def _share(self, kwargs: dict[str, Any]) -> None:
-        """Tell edits that ask for means over sequences what each token's share is. A causal stack has none: no token sees all."""
-        self.engine.shares_BT1 = None
-        if self.stack.causal or not self.engine.pools:
+    def _tell_places(self, kwargs: dict[str, Any], widths: list[int], batch: int, *, behind: bool) -> None:
+        """Leave where the tokens of this pass stand; where prompts are run alone, all of them are virtual."""
+        self.engine.places = None
+        if behind or not self._places_asked:
             return
-        mask, shape = kwargs.get("attention_mask"), _shape(kwargs)
-        if mask is not None and mask.ndim != 2:
-            raise UnsupportedError("A gate that is a mean over the sequence needs a two-dimensional attention mask.")
-        real_BT = torch.ones(shape, device=self.engine.base.device) if mask is None else mask.to(self.engine.base.dtype)
-        self.engine.shares_BT1 = (real_BT / real_BT.sum(1, keepdim=True).clamp_min(1))[..., None]
-        for layer in self.prefixes.layers.values():
-            layer.now = replace(layer.now, shares_BT1=self.engine.shares_BT1)
+        tokens = _shape(kwargs)[1]
+        widths = [tokens for _ in widths] if self.engine.recording else widths
+        self.engine.places = places_of(kwargs.get("attention_mask"), batch, tokens, widths, self.engine.base.device)
 
     # positions
 

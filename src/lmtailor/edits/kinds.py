@@ -25,8 +25,6 @@ class ProjectionEdit(Edit):
     `changes_input`: whether `input` does anything. It cannot act on a part of a fused projection, whose parts share their input.
     """
 
-    needs_shares: ClassVar[bool] = False
-    """Whether `ctx.mean` is asked for."""
     changes_input: ClassVar[bool] = False
     changes_output: ClassVar[bool] = True
     """Whether `output` does anything."""
@@ -50,8 +48,6 @@ class ProjectionEdit(Edit):
 class HiddenEdit(Edit):
     """Acts on a hidden state: a sublayer's output before the residual add, a block's output, or the embeddings."""
 
-    needs_shares: ClassVar[bool] = False
-    """Whether `ctx.mean` is asked for."""
     needs_entry: ClassVar[bool] = False
     """Whether `x` and `residual` are read; they cost a capture each."""
 
@@ -66,6 +62,30 @@ class HiddenEdit(Edit):
             h_RTH: the sublayer's output.
             residual_RTH: what h is added to, if `needs_entry`; of embeddings None.
             norm: the norm after the residual add in post-norm models, else None.
+            ctx: the pass.
+        """
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PlacedEdit(HiddenEdit):
+    """Acts on the states of some tokens, by where they stand in the input or before it.
+
+    Tokens behind a cache have no such place: while a model generates, what it has generated is left as it is.
+    """
+
+    def hidden(
+        self, x_RTH: Tensor | None, h_RTH: Tensor, residual_RTH: Tensor | None, norm: NormView | None, ctx: Context
+    ) -> Tensor:
+        """h: what is called behind a cache."""
+        return h_RTH
+
+    @abstractmethod
+    def placed(self, h_RTH: Tensor, places_RT3: Tensor, ctx: Context) -> Tensor:
+        """The new state (R, T, H).
+
+        Args:
+            h_RTH: the state.
+            places_RT3: each token's place, see `lmtailor.edits.places`.
             ctx: the pass.
         """
 
@@ -94,16 +114,9 @@ class PrefixEdit(Edit):
     shift: bool = True
     """Whether the input's positions move on by `length`."""
 
-    pooled: bool = False
-    """Whether the gate of a token is the mean over its sequence."""
-
     @abstractmethod
     def key_values(self) -> Tensor:
         """Keys and values (L, 2, K, N, D), with gradient where they are trained. Computed once a pass."""
-
-    def gate(self) -> tuple[Tensor, Tensor] | None:
-        """Weights (L, H) and biases (L,) of a factor σ(w · x + b) of keys and values, x being the attention's input; or None."""
-        return None
 
 
 Place = Literal["front", "before_gap", "after_gap"]
