@@ -71,9 +71,14 @@ def number(config: Mapping[str, Any], key: str, default: float) -> float:
         AdapterFileError: it holds something else.
     """
     value = config.get(key, default)
-    if type(value) not in (int, float):
+    if not is_number(value):
         raise AdapterFileError(f"{key} must be a number; it is {_shown(value)}.")
     return float(value)
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is an integer or a float, and not beyond what a float32 holds."""
+    return type(value) in (int, float) and abs(value) < 2.0**127
 
 
 def flag(config: Mapping[str, Any], key: str) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 import regex  # type: ignore[import-untyped]
 
 from lmtailor.core.errors import AdapterFileError
+from lmtailor.store.peft.config import is_number
 
 _PLAIN = re.compile(r"[\w\-.\\()|\[\]*+?^$:]{1,500}")
 _SECONDS = 0.5
@@ -28,7 +29,7 @@ def pattern_value(config: Mapping[str, Any], key: str, path: str) -> int | float
         AdapterFileError: it is no table of numbers, or a pattern is none, too complex or takes too long.
     """
     table = config.get(key) or {}
-    if not isinstance(table, dict) or not all(type(value) in (int, float) for value in table.values()):
+    if not isinstance(table, dict) or not all(map(is_number, table.values())):
         raise AdapterFileError(f"{key} must be a table from patterns of modules to numbers.")
     for pattern, value in table.items():
         if pattern == path or _fits(key, pattern, path):
