@@ -59,7 +59,7 @@ class CheckpointGuard:
                 return block(*args)
 
             layers: list[Layer] = [m.__dict__[LAYER] for m in module.modules() if LAYER in m.__dict__]
-            then, draw, places = [layer.now for layer in layers], engine.draw, engine.places
+            then, of_engine = [layer.now for layer in layers], (engine.draw, engine.shares_BT1, engine.places)
 
             def again(*inner: Any) -> Any:
                 if not engine.alive:
@@ -67,14 +67,15 @@ class CheckpointGuard:
                         "Backward ran through checkpointed blocks after the adapters were detached, which would give the "
                         "gradients of the plain base. Call backward inside `with attach(...)`."
                     )
-                latest, latest_of_engine = [layer.now for layer in layers], (engine.draw, engine.places)
+                latest = [layer.now for layer in layers]
+                latest_of_engine = (engine.draw, engine.shares_BT1, engine.places)
                 _set(layers, then)
-                engine.draw, engine.places = draw, places
+                engine.draw, engine.shares_BT1, engine.places = of_engine
                 try:
                     return block(*inner)
                 finally:
                     _set(layers, latest)
-                    engine.draw, engine.places = latest_of_engine
+                    engine.draw, engine.shares_BT1, engine.places = latest_of_engine
 
             return function(again, *args)
 

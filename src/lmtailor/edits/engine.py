@@ -1,7 +1,9 @@
 """The state of one `attach`: adapters, rows, and the hooks on the modules where edits act."""
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, Literal, TypeVar, cast
 
 from torch import Tensor, nn
@@ -51,6 +53,8 @@ class Engine:
         self.recording = False
         """A pass that only leaves keys and values; nothing but edits of states and static prefixes acts."""
         self.alive = True
+        self.shares_BT1: Tensor | None = None
+        """Each token's share in the mean over its sequence, in stacks that are not causal, where some edit asks for it."""
         self.entries: dict[str, tuple[Tensor, Tensor]] = {}
         """Sublayer site → its input and residual in this pass."""
         self.places: Tensor | None = None
@@ -98,6 +102,12 @@ class Engine:
         """The sites where some adapter acts on states, in the order of the forward."""
         names = {name for at in self._by_site for name in at}
         return [site for site in self.base.sites.values() if site.name in names]
+
+    @functools.cached_property
+    def pools(self) -> bool:
+        """Whether some edit asks for means over sequences."""
+        pooled = any(edit.pooled for slot in range(len(self.adapters)) for edit in self.of_kind(slot, PrefixEdit))
+        return pooled or any(self.has_at(name, _needs_shares) for at in self._by_site for name in at)
 
     @property
     def rows(self) -> Rows:
@@ -189,6 +199,10 @@ def _needs_places(edit: Edit) -> bool:
     return isinstance(edit, PlacedEdit)
 
 
+def _needs_shares(edit: Edit) -> bool:
+    return isinstance(edit, HiddenEdit | ProjectionEdit) and edit.needs_shares
+
+
 class Station:
     """One hooked module: the sites that it carries and the sublayers that begin at it."""
 
@@ -199,6 +213,8 @@ class Station:
         self.begins = tuple(begins)
         self.inputs = tuple(site for site in sites if engine.has_at(site.name, _changes_input))
         """Sites of projections whose input some edit changes."""
+        self.pooled = frozenset(site.name for site in sites if engine.has_at(site.name, _needs_shares))
+        """Sites where some edit asks for means over sequences."""
         self.placed = frozenset(site.name for site in sites if engine.has_at(site.name, _needs_places))
         """Sites where some edit asks where a token stands."""
         self.calls = max((site.calls for site in (*sites, *begins)), default=1)
@@ -264,9 +280,10 @@ class Station:
         if site.kind == "projection":
             lin = self._linear[site.name]
             part = y if site.part is None else site.part.take(y)
+            shares = self._shares(site)
             new = plan.run(
-                (part, x),
-                lambda edit, v: edit.output(v[1], v[0], lin, ctx),  # type: ignore[attr-defined]
+                (part, x, *shares),
+                lambda edit, v: edit.output(v[1], v[0], lin, self._pooling(ctx, v[-1]) if shares else ctx),  # type: ignore[attr-defined]
                 dtype=dtype,
                 wanted=_changes_output,
             )
@@ -286,7 +303,7 @@ class Station:
             else:
                 values += [value.reshape(h.shape) for value in self.engine.entries[site.name]]
 
-        count, places = len(values), self._places(site)
+        count, shares, places = len(values), self._shares(site), self._places(site)
 
         def call(edit: Edit, v: Sequence[Tensor]) -> Tensor:
             assert isinstance(edit, HiddenEdit)
@@ -294,14 +311,23 @@ class Station:
                 return edit.placed(v[0], v[-1], ctx)
             entry = v[1] if edit.needs_entry else None
             residual = v[2] if edit.needs_entry and count > 2 else None
-            return edit.hidden(entry, v[0], residual, norm, ctx)
+            return edit.hidden(entry, v[0], residual, norm, self._pooling(ctx, v[count]) if shares else ctx)
 
-        return plan.run([*values, *places], call, dtype=self.engine.base.dtype).to(h.dtype)
+        return plan.run([*values, *shares, *places], call, dtype=self.engine.base.dtype).to(h.dtype)
+
+    def _shares(self, site: Site) -> tuple[Tensor, ...]:
+        """The tokens' shares as one more value that goes with the states, where an edit asks for them."""
+        shares = self.engine.shares_BT1 if site.name in self.pooled else None
+        return () if shares is None else (shares,)
 
     def _places(self, site: Site) -> tuple[Tensor, ...]:
-        """The tokens' places as one more value that goes with the states, where an edit asks for them."""
+        """The tokens' places likewise."""
         places = self.engine.places if site.name in self.placed else None
         return () if places is None else (places,)
+
+    def _pooling(self, ctx: Context, shares_RT1: Tensor) -> Context:
+        assert self.engine.shares_BT1 is not None
+        return replace(ctx, shares_RT1=shares_RT1, length=self.engine.shares_BT1.shape[1])
 
 
 def stations(engine: Engine) -> list[Station]:

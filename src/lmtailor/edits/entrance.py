@@ -104,6 +104,7 @@ class Entrance:
                 kwargs["attention_mask"] = self.widened(kwargs.get("attention_mask"), own_past + tokens)
             else:
                 self._put(kwargs, widths, batch)
+        self._share(kwargs)
         self._tell_places(kwargs, widths, batch, behind=bool(past))
         return (), kwargs
 
@@ -115,6 +116,19 @@ class Entrance:
         tokens = _shape(kwargs)[1]
         widths = [tokens for _ in widths] if self.engine.recording else widths
         self.engine.places = places_of(kwargs.get("attention_mask"), batch, tokens, widths, self.engine.base.device)
+
+    def _share(self, kwargs: dict[str, Any]) -> None:
+        """Tell edits that ask for means over sequences what each token's share is. A causal stack has none: no token sees all."""
+        self.engine.shares_BT1 = None
+        if self.stack.causal or not self.engine.pools:
+            return
+        mask, shape = kwargs.get("attention_mask"), _shape(kwargs)
+        if mask is not None and mask.ndim != 2:
+            raise UnsupportedError("A gate that is a mean over the sequence needs a two-dimensional attention mask.")
+        real_BT = torch.ones(shape, device=self.engine.base.device) if mask is None else mask.to(self.engine.base.dtype)
+        self.engine.shares_BT1 = (real_BT / real_BT.sum(1, keepdim=True).clamp_min(1))[..., None]
+        for layer in self.prefixes.layers.values():
+            layer.now = replace(layer.now, shares_BT1=self.engine.shares_BT1)
 
     # positions
 

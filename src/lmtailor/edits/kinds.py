@@ -25,6 +25,8 @@ class ProjectionEdit(Edit):
     `changes_input`: whether `input` does anything. It cannot act on a part of a fused projection, whose parts share their input.
     """
 
+    needs_shares: ClassVar[bool] = False
+    """Whether `ctx.mean` is asked for."""
     changes_input: ClassVar[bool] = False
     changes_output: ClassVar[bool] = True
     """Whether `output` does anything."""
@@ -48,6 +50,8 @@ class ProjectionEdit(Edit):
 class HiddenEdit(Edit):
     """Acts on a hidden state: a sublayer's output before the residual add, a block's output, or the embeddings."""
 
+    needs_shares: ClassVar[bool] = False
+    """Whether `ctx.mean` is asked for."""
     needs_entry: ClassVar[bool] = False
     """Whether `x` and `residual` are read; they cost a capture each."""
 
@@ -114,9 +118,16 @@ class PrefixEdit(Edit):
     shift: bool = True
     """Whether the input's positions move on by `length`."""
 
+    pooled: bool = False
+    """Whether the gate of a token is the mean over its sequence."""
+
     @abstractmethod
     def key_values(self) -> Tensor:
         """Keys and values (L, 2, K, N, D), with gradient where they are trained. Computed once a pass."""
+
+    def gate(self) -> tuple[Tensor, Tensor] | None:
+        """Weights (L, H) and biases (L,) of a factor σ(w · x + b) of keys and values, x being the attention's input; or None."""
+        return None
 
 
 Place = Literal["front", "before_gap", "after_gap"]
