@@ -1,5 +1,6 @@
 """Merging: one plain model that does what base and adapter did, and still does when it was saved and loaded."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +19,25 @@ from transformers import (
 from lmtailor.base.base import Base
 from lmtailor.core.errors import AdapterFileError, InputError, StateError, UnsupportedError
 from lmtailor.edits.attach import attach
+from lmtailor.methods import catalogue
 from lmtailor.methods.bitfit import BitFit
 from lmtailor.methods.frozen import Frozen
 from lmtailor.methods.full import Full
 from lmtailor.methods.houlsby import Houlsby
+from lmtailor.methods.ia3 import IA3
+from lmtailor.methods.layer_norm_tuning import LayerNormTuning
 from lmtailor.methods.lora import LoRA
 from lmtailor.methods.method import Method
+from lmtailor.methods.oft import OFT
 from lmtailor.methods.prefix import Prefix
 from lmtailor.methods.select import Select
 from lmtailor.methods.soft_prompt import SoftPrompt
 from lmtailor.methods.top_layers import TopLayers
+from lmtailor.methods.vera import VeRA
 from lmtailor.readouts.head import Head
 from lmtailor.store.adapter import new_adapter
 from lmtailor.store.merge import merge, save_merged
+from tests.conformance.table import TRAINED
 from tests.store.adapters import WORDS, assert_close, logits, moved_adapter, saved, scores
 from tests.tiny import tiny_base, tiny_inputs
 
@@ -95,6 +102,107 @@ def test_merged_equals_attached_and_survives_its_folder(
     assert all(torch.equal(value, weights[name]) for name, value in base.model.state_dict().items())
     assert torch.equal(run(base.model, inputs), before)
     assert not {p.data_ptr() for p in base.model.parameters()} & {p.data_ptr() for p in merged.parameters()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """A foldable method of the catalogue with one of its example settings."""
+
+    name: str
+    number: int
+
+    @property
+    def method(self) -> Method:
+        cls = catalogue()[self.name]
+        return cls(**cls.examples[self.number])
+
+    def merges_on(self) -> list[str]:
+        """Models of each kind on which the method is a change of weights."""
+        cells = [cell for cell in TRAINED if (cell.name, cell.number) == (self.name, self.number) and cell.foldable]
+        return [cell.base_key for cell in cells]
+
+    def __str__(self) -> str:
+        return f"{self.name}-{self.number}"
+
+
+EVERY = [
+    example
+    for name, method in catalogue().items()
+    for number in range(len(method.examples))
+    if (example := Example(name=name, number=number)).merges_on()
+]
+NO_BIAS_SETTING = "No setting of T5ForConditionalGeneration's configuration"
+
+
+def test_the_catalogue_has_foldable_methods() -> None:
+    known = {"adalora", "bitfit", "full", "ia3", "layer_norm_tuning", "lora", "oft", "select", "top_layers", "vera"}
+    assert known <= {example.name for example in EVERY}
+
+
+@pytest.mark.parametrize("example", EVERY, ids=str)
+def test_every_foldable_method_merges(tmp_path: Path, example: Example) -> None:
+    """On every kind of model on which it is a change of weights, and through a folder on the first of them."""
+    merged_on: list[str] = []
+    for key in example.merges_on():
+        base = tiny_base(key)
+        adapter = moved_adapter(base, example.method, by=0.05)
+        inputs = tiny_inputs(base)
+        wanted = logits(base, adapter, inputs)
+        assert (wanted - run(base.model, inputs)).abs().max() > 1e-3
+        try:
+            merged = merge(base, adapter)
+        except UnsupportedError as error:
+            # T5 has no biases, and its configuration cannot say that it has.
+            assert key == "t5" and NO_BIAS_SETTING in str(error)  # noqa: PT017, PT018
+            continue
+        assert_close(run(merged, inputs), wanted, to=1e-4)
+        if not merged_on:
+            assert_close(run(reloaded(merged, base, tmp_path / "m", AUTO[base.kind]), inputs), wanted, to=1e-4)
+        merged_on.append(key)
+    assert set(merged_on) | {"t5"} == set(example.merges_on()) | {"t5"}
+    assert merged_on
+
+
+ROTATED = OFT(block_size=8, at="block.*.attn.{q,v}")
+TWICE: list[tuple[str, Method]] = [
+    ("llama", LoRA(rank=2) + ROTATED + IA3(at="block.*.attn.{q,v}")),
+    ("llama", IA3(at="", at_inputs="block.*.attn.q") + ROTATED + OFT(block_size=16, at="block.*.attn.q")),
+    ("llama", ROTATED + IA3(at="block.*.attn.q", at_inputs="block.*.attn.q") + LoRA(rank=2)),
+    ("llama", LoRA(rank=2, at="block.*.attn.q") + Select(at="block.*.attn.q")),
+    ("llama", LoRA(rank=2, dora=True) + LoRA(rank=2)),
+    ("gpt2", LoRA(rank=2) + IA3(at="block.*.attn.qkv")),
+    ("gpt2", IA3(at="block.*.attn.qkv") + BitFit() + VeRA(rank=4)),
+    ("gpt2", ROTATED + LoRA(rank=2)),
+    ("bert", LayerNormTuning() + BitFit()),
+    ("bert", BitFit() + IA3(at="block.*.attn.{k,v}")),
+]
+
+
+@pytest.mark.parametrize(("key", "method"), TWICE, ids=lambda value: value if isinstance(value, str) else "")
+def test_edits_that_meet_are_folded_as_they_act(key: str, method: Method) -> None:
+    """The order of a union, of parts and wholes, and of inputs and outputs."""
+    base = tiny_base(key)
+    adapter = moved_adapter(base, method)
+    inputs = tiny_inputs(base)
+    wanted = logits(base, adapter, inputs)
+    assert_close(run(merge(base, adapter), inputs), wanted, to=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("key", "method"),
+    [
+        ("llama", LoRA(rank=2) + LoRA(rank=2, dora=True)),
+        ("gpt2", LoRA(rank=2) + ROTATED),
+        ("bert", BitFit() + LayerNormTuning()),
+    ],
+    ids=["dora", "oft-of-a-part", "norms"],
+)
+def test_edits_that_are_no_change_of_weights_together_are_refused(key: str, method: Method) -> None:
+    base = tiny_base(key)
+    with pytest.raises(UnsupportedError, match="several edits of union meet, and one of them depends on the base's own weight"):
+        merge(base, moved_adapter(base, method))
+    with attach(base, new_adapter(base, method=Frozen())):  # nothing is left attached
+        pass
 
 
 @pytest.mark.parametrize("key", ["bert", "roberta", "distilbert", "modernbert", "gpt2", "llama", "t5", "bart"])

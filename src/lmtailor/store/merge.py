@@ -3,10 +3,15 @@
 Only what is a change of weights can be merged: projections and norms whose edits fold, and replaced weights. What the model
 saves must be what it loads again. So a bias where there was none is added only if the configuration has a setting that
 says so, and a weight that other modules share is changed only if it can be parted from them.
+
+Where several edits act on one module, they are folded in the order in which they act: replaced weights are there first, outputs
+are changed from the whole of a fused projection to its parts, and of two changes of an input the first is the nearest to the
+weight's right. An edit that reads the base's own weight (DoRA) is no change of what others made of it, so what was merged is
+compared there with what was attached.
 """
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +24,7 @@ from lmtailor.base.base import Base
 from lmtailor.base.sites import Site
 from lmtailor.base.trunk import trunk_of
 from lmtailor.core.errors import InputError, UnsupportedError
-from lmtailor.edits.attach import check_free
+from lmtailor.edits.attach import attach, check_free
 from lmtailor.edits.edit import Edit
 from lmtailor.edits.kinds import NormEdit, ProjectionEdit, WeightEdit
 from lmtailor.methods import method_name
@@ -65,9 +70,10 @@ def merge(base: Base, adapter: Adapter, *, without_head: bool = False) -> PreTra
         _check_foldable(edit, name)
     merged = _Merged(base, name)
     with torch.no_grad():
-        for edit in adapter.edits:
+        for edit in folding_order(base, adapter.edits):
             merged.take(edit)
         merged.add_biases()
+        _check_composed(base, adapter, merged)
         if native and not without_head:
             assert reading is not None
             return _classifier(merged.model, base, reading.parameters(), adapter)
@@ -89,6 +95,54 @@ def save_merged(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, fold
         except SafetensorError as error:
             raise InputError(f"Cannot write {path}: {error}") from error
         tokenizer.save_pretrained(part)
+
+
+def folding_order(base: Base, edits: Iterable[Edit]) -> list[Edit]:
+    """Edits in the order in which their folds, one after another, do what they do attached."""
+    order = {name: number for number, name in enumerate(base.sites)}
+    weights = [edit for edit in edits if isinstance(edit, WeightEdit)]
+    others = sorted((edit for edit in edits if not isinstance(edit, WeightEdit)), key=lambda edit: order[edit.site])
+    inputs = [edit for edit in others if isinstance(edit, ProjectionEdit) and edit.changes_input]
+    return [*weights, *(edit for edit in others if edit not in inputs), *reversed(inputs)]
+
+
+def _check_composed(base: Base, adapter: Adapter, merged: "_Merged") -> None:
+    """Where edits meet at a module, see that the merged one does what they do together.
+
+    Raises:
+        UnsupportedError: it does not.
+    """
+    modules = _met(base, adapter.edits)
+    if not modules:
+        return
+    rng = torch.Generator().manual_seed(0)
+    bound = 1e-4 if base.dtype == torch.float32 else 5e-2
+    with attach(base, adapter):
+        for path, site in modules.items():
+            x = torch.randn(8, site.in_width or site.width, generator=rng).to(base.device, base.dtype)
+            wanted, found = base.module(path)(x).float(), merged.model.get_submodule(path)(x).float()
+            if float((found - wanted).abs().max()) > bound * float(wanted.abs().max()):
+                raise UnsupportedError(
+                    f"At {site.name} several edits of {merged.method} meet, and one of them depends on the base's own weight (as "
+                    f"DoRA and norm tuning do), so together they are no change of weights. Let that method be the first of the "
+                    f"union. {KEEP}"
+                )
+
+
+def _met(base: Base, edits: Iterable[Edit]) -> dict[str, Site]:
+    """The modules at which one edit acts on what another has changed, with their sites."""
+    sites: dict[str, list[Site]] = {}
+    replaced = {edit.site.rpartition(".")[0] for edit in edits if isinstance(edit, WeightEdit)}
+    for edit in edits:
+        if not isinstance(edit, WeightEdit):
+            site = base.sites[edit.site]
+            sites.setdefault(site.module, []).append(site)
+    met = {}
+    for path, own in sites.items():
+        whole = any(site.part is None for site in own)
+        if path in replaced or (whole and len(own) > 1) or len({site.name for site in own}) < len(own):
+            met[path] = next((site for site in own if site.part is None), own[0])
+    return met
 
 
 def _check_foldable(edit: Edit, method: str) -> None:
