@@ -100,8 +100,7 @@ def load_adapter(folder: str | Path, base: Base, *, any_base: bool = False) -> A
         AdapterFileError: there is no adapter, or it is damaged, hostile, unknown, or made for another base.
         UnsupportedError: a PEFT folder asks for what PEFT itself does not do on this base.
     """
-    path = Path(folder).expanduser()
-    check_place(path)
+    path = check_place(folder)
     with about(path):
         if (path / MANIFEST).is_file():
             adapter = _load_native(path, base, any_base)

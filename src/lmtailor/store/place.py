@@ -18,18 +18,20 @@ _NEVER = (
 )
 
 
-def check_place(path: Path) -> None:
-    """See that a path is a folder.
+def check_place(folder: str | Path) -> Path:
+    """The path of a folder, with `~` for somebody's own folder put in.
 
     Raises:
         AdapterFileError: it is none; the message says what is there, or near.
     """
     try:
-        if not path.is_dir():
-            raise _no_folder(path)
-    except (OSError, ValueError) as error:  # a name that is too long, or holds what no name does
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise AdapterFileError(f"{str(path)[:120]!r} can be no folder: {reason}.") from error
+        path = Path(folder).expanduser()
+        if path.is_dir():
+            return path
+        raise _no_folder(path)
+    except (OSError, ValueError, RuntimeError) as error:  # a name that is too long, or no name; a ~ that is nobody's
+        reason = error.strerror if isinstance(error, OSError) else str(error).rstrip(".")
+        raise AdapterFileError(f"{str(folder)[:120]!r} can be no folder: {reason}.") from error
 
 
 def _no_folder(path: Path) -> AdapterFileError:

@@ -1,7 +1,6 @@
 """JSON from strangers: bounded in size and depth, one meaning only, and numbers and texts that a machine can hold."""
 
 import json
-import math
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -13,6 +12,9 @@ DEPTH = 64
 """How deep objects and lists may stand in each other. What reads them recurses."""
 TEXT = 1 << 16
 """How long a text may be (characters). What reads it may take time that is no multiple of its length."""
+
+LARGEST = 3.4028234663852886e38
+"""The largest number of float32."""
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -90,7 +92,8 @@ def _integer(text: str) -> int:
 
 
 def _number(text: str) -> float:
-    if not math.isfinite(value := float(text)):
+    """Settings become float32 where they meet tensors."""
+    if abs(value := float(text)) > LARGEST:
         raise ValueError(f"the number {text[:20]} is larger than any that can be held")
     return value
 
