@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
-from lmtailor.core.errors import UnsupportedError
+from lmtailor.core.errors import AdapterFileError, UnsupportedError
 from lmtailor.methods.adalora import AdaLoRA
 from lmtailor.store.export import export
 from lmtailor.store.folder import load_adapter
@@ -74,14 +75,15 @@ def test_theirs_here(tmp_path: Path, key: str, settings: dict[str, Any]) -> None
 
 
 def test_ranks_that_peft_chose(tmp_path: Path) -> None:
-    """Its own allocator cuts triplets, more of one module than of others; the folder is read with what is left."""
+    """Its own allocator cuts triplets, one module loses all of them; the folder is read with what is left."""
     base = tiny_base("llama")
     model = made_by_peft(base, peft.AdaLoraConfig(**SMALL), tmp_path / "whole", by=0.3)
     generator = torch.Generator().manual_seed(1)
     for name, parameter in model.named_parameters():
         if "lora_" in name:
+            scale = 1e-6 if "layers.1.self_attn.v_proj" in name else 1.0
             parameter.requires_grad_(True)
-            parameter.grad = torch.randn(parameter.shape, generator=generator)
+            parameter.grad = scale * torch.randn(parameter.shape, generator=generator)
     allocator = model.base_model.rankallocator
     allocator.update_ipt(model.base_model.model)
     model.peft_config["default"].rank_pattern = allocator.mask_to_budget(model.base_model.model, 16)
@@ -91,7 +93,7 @@ def test_ranks_that_peft_chose(tmp_path: Path) -> None:
     model.save_pretrained(str(tmp_path / "cut"), save_embedding_layers=False)
     pattern = json.loads((tmp_path / "cut" / "adapter_config.json").read_text())["rank_pattern"]
     ranks = {name: sum(kept) for name, kept in pattern.items()}
-    assert set(ranks.values()) > {2}
+    assert ranks["model.layers.1.self_attn.v_proj.lora_E"] == 0
     assert sum(ranks.values()) == 16
     adapter = load_adapter(tmp_path / "cut", base)
     assert isinstance(adapter.method, AdaLoRA)
@@ -100,6 +102,26 @@ def test_ranks_that_peft_chose(tmp_path: Path) -> None:
     assert_close(real(logits(base, adapter, inputs), inputs), real(peft_logits(model, inputs, wanted), inputs))
     export(adapter, tmp_path / "again", format="peft")
     assert_same(load_adapter(tmp_path / "again", base), adapter)
+
+
+def test_the_shape_of_nothing_must_fit_too(tmp_path: Path) -> None:
+    """A module without triplets has tensors without numbers, whose other size costs no bytes to claim."""
+    base = tiny_base("llama")
+    config = peft.AdaLoraConfig(**{**SMALL, "target_modules": r".*\.0\.self_attn\.[qv]_proj"})
+    made_by_peft(base, config, tmp_path)
+    written = json.loads((tmp_path / "adapter_config.json").read_text())
+    start = "model.layers.0.self_attn"
+    written["rank_pattern"] = {f"{start}.q_proj.lora_E": [True] * 4, f"{start}.v_proj.lora_E": [False] * 4}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(written))
+    tensors = load_file(tmp_path / "adapter_model.safetensors")
+    value = f"base_model.model.{start}.v_proj"
+    tensors |= {f"{value}.lora_A": torch.zeros(0, 1 << 40), f"{value}.lora_B": torch.zeros(16, 0)}
+    tensors[f"{value}.lora_E"] = torch.zeros(0, 1)
+    save_file(tensors, tmp_path / "adapter_model.safetensors")
+    with pytest.raises(AdapterFileError, match=r"has the shape \(0, 1099511627776\); this method and base need \(0, 48\)"):
+        load_adapter(tmp_path, base)
+    save_file({**tensors, f"{value}.lora_A": torch.zeros(0, 48)}, tmp_path / "adapter_model.safetensors")
+    assert len(load_adapter(tmp_path, base).edits) == 1
 
 
 REFUSED: list[tuple[dict[str, Any], str]] = [

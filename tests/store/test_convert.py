@@ -15,6 +15,7 @@ from lmtailor.methods.houlsby import Houlsby
 from lmtailor.methods.ia3 import IA3
 from lmtailor.methods.lora import LoRA
 from lmtailor.methods.method import Method
+from lmtailor.methods.oft import OFT
 from lmtailor.methods.prefix import Prefix
 from lmtailor.methods.select import Select
 from lmtailor.methods.vera import VeRA
@@ -40,6 +41,9 @@ EXACT: list[tuple[str, Method, int]] = [
     ("llama", IA3(), 64),
     ("bert", IA3(), 64),
     ("t5", VeRA(rank=4), 4),
+    ("bert", OFT(block_size=8) + IA3(at="block.*.attn.q", at_inputs="block.*.attn.q"), 48),
+    ("llama", LoRA(rank=2, at="block.*.attn.q") + Select(at="block.*.attn.q"), 48),
+    ("gpt2", LoRA(rank=2) + IA3(at="block.*.attn.qkv"), 48),
 ]
 
 

@@ -21,6 +21,7 @@ from lmtailor.edits.kinds import ProjectionEdit, WeightEdit
 from lmtailor.methods import method_name
 from lmtailor.methods.lora import LoRA
 from lmtailor.store.adapter import Adapter, check_base
+from lmtailor.store.merge import folding_order
 from lmtailor.store.peft.targets import pattern_of
 
 
@@ -98,7 +99,7 @@ def _changes(adapter: Adapter, base: Base) -> dict[str, _Change]:
             out[site.name] = _Change(lin.weight_OI.double().clone(), None if bias_O is None else bias_O.double().clone())
         return out[site.name]
 
-    for edit in adapter.edits:
+    for edit in folding_order(base, adapter.edits):
         if isinstance(edit, WeightEdit):
             _replace(edit, base, name, of)
         elif isinstance(edit, ProjectionEdit) and edit.foldable:

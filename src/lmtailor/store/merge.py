@@ -101,7 +101,7 @@ def folding_order(base: Base, edits: Iterable[Edit]) -> list[Edit]:
     """Edits in the order in which their folds, one after another, do what they do attached."""
     order = {name: number for number, name in enumerate(base.sites)}
     weights = [edit for edit in edits if isinstance(edit, WeightEdit)]
-    others = sorted((edit for edit in edits if not isinstance(edit, WeightEdit)), key=lambda edit: order[edit.site])
+    others = sorted((edit for edit in edits if not isinstance(edit, WeightEdit)), key=lambda edit: order.get(edit.site, 0))
     inputs = [edit for edit in others if isinstance(edit, ProjectionEdit) and edit.changes_input]
     return [*weights, *(edit for edit in others if edit not in inputs), *reversed(inputs)]
 

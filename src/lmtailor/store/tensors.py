@@ -27,6 +27,8 @@ LENGTH = 8
 """Bytes of a header's length."""
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64}
 """What adapters are made of."""
+EMPTY = (".lora_A", ".lora_B", ".lora_E")
+"""Ends of names of tensors that may hold nothing: PEFT's AdaLoRA stores those of a module that has lost all its rank."""
 METADATA = "__metadata__"
 
 
@@ -168,7 +170,7 @@ def _described(header: Mapping[str, object]) -> dict[str, TensorInfo]:
             raise ValueError(f"the entry of {name[:80]!r} has fields that mean nothing")
         if entry["dtype"] not in DTYPES:
             raise ValueError(f"{name[:80]!r} is of type {entry['dtype']}; adapters have {', '.join(DTYPES)}")
-        if 0 in entry["shape"]:
+        if 0 in entry["shape"] and not name.endswith(EMPTY):
             raise ValueError(f"{name[:80]!r} holds no numbers; every tensor of an adapter holds some")
         out[name] = TensorInfo(dtype=DTYPES[entry["dtype"]], shape=tuple(entry["shape"]))
     return out
