@@ -12,16 +12,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from lmtailor.base.base import Base
 from lmtailor.base.lookup import join
+from lmtailor.base.sites import Site
 from lmtailor.core.errors import AdapterFileError, near
 from lmtailor.edits.edit import Edit
 from lmtailor.edits.edits import Edits
 from lmtailor.methods._bottleneck import Bottleneck
 from lmtailor.methods._phm import PHM
 from lmtailor.methods.lora import LoRAEdit
+from lmtailor.methods.loreft import LoReFT, ReFTEdit
+from lmtailor.methods.method import Method
 from lmtailor.store.adapter import Adapter, build_adapter
 from lmtailor.store.adapterhub_config import Asked, method_of, shown
 from lmtailor.store.outline import Outline
@@ -56,6 +60,7 @@ _BOTTLENECK = {
     "up_bias_H": "adapter_up.bias",
     "learned_1": "scaling",
 }
+_PARAMETRISED = "projection.parametrizations.weight"
 _PHM = {
     "down_left_NIK": "adapter_down.0.W_left",
     "down_right_NKO": "adapter_down.0.W_right",
@@ -87,9 +92,10 @@ def load_adapterhub(folder: Path, config: Mapping[str, Any], base: Base) -> Adap
     header = read_header(folder / HUB_TENSORS, limit=HEADER + 8 * base.num_parameters)
     adapter = build_adapter(base, asked.method, None, None, None)
     sources = [_sources(edit, asked, name, base) for edit in adapter.edits]
+    idle = {file: shape for edit in adapter.edits for file, shape in _idle(edit, asked, name, base).items()}
     wanted = {file: shape for own in sources for source in own.values() for file, shape in source.shapes.items()}
     start = _start(header, wanted)
-    found = read_tensors(folder / HUB_TENSORS, {start + file: shape for file, shape in wanted.items()})
+    found = read_tensors(folder / HUB_TENSORS, {start + file: shape for file, shape in (wanted | idle).items()})
     tensors = {file: found[start + file].float() for file in wanted}
     edits = (
         edit.with_tensors({field: source.make(tensors) for field, source in own.items()})
@@ -137,12 +143,10 @@ def _sources(edit: Edit, asked: Asked, name: str, base: Base) -> dict[str, Sourc
     """Where the tensors of an edit come from, by field."""
     if isinstance(edit, LoRAEdit):
         return _lora_sources(edit, asked, name, base)
-    site, outline = base.sites[edit.site], Outline.of(base)
-    assert site.block is not None
-    part = site.name.rsplit(".", 1)[1]
-    stack = next(stack for stack in base.stacks if stack.name == site.stack)
-    block = outline.in_trunk(stack.blocks[site.block]) or stack.blocks[site.block]
-    place = f"{block}.{asked.holder(site.stack, part)}.adapters.{name}"
+    if isinstance(edit, ReFTEdit):
+        return _reft_sources(edit, _unit(edit, name, base, number=_number(edit, asked.method)), rotated=asked.rotated)
+    site = base.sites[edit.site]
+    place = f"{_block(site, base)}.{asked.holder(site.stack, site.name.rsplit('.', 1)[1])}.adapters.{name}"
     fields = _PHM if isinstance(edit, PHM) else _BOTTLENECK
     assert isinstance(edit, PHM | Bottleneck)
     sources = {
@@ -151,6 +155,59 @@ def _sources(edit: Edit, asked: Asked, name: str, base: Base) -> dict[str, Sourc
     if isinstance(edit, PHM):
         sources["rule_NNN"] = Source.same(f"shared_parameters.{name}.phm_rule", edit.rule_NNN)
     return sources
+
+
+def _block(site: Site, base: Base) -> str:
+    """The path in the trunk of the block that a site is in."""
+    assert site.block is not None
+    stack = next(stack for stack in base.stacks if stack.name == site.stack)
+    return Outline.of(base).in_trunk(stack.blocks[site.block]) or stack.blocks[site.block]
+
+
+def _unit(edit: ReFTEdit, name: str, base: Base, *, number: int) -> str:
+    return f"{_block(base.sites[edit.site], base)}.reft_layer.refts.{name}.units.{number}"
+
+
+def _reft_sources(edit: ReFTEdit, place: str, *, rotated: bool) -> dict[str, Source]:
+    """W, b and R; an R that is kept orthonormal is stored as what torch computes it from."""
+    sources = {
+        "source_KH": Source.same(f"{place}.learned_source.weight", edit.source_KH),
+        "source_bias_K": Source.same(f"{place}.learned_source.bias", edit.source_bias_K),
+    }
+    if not rotated:
+        return sources | {"projection_KH": Source.same(f"{place}.projection.weight", edit.projection_KH)}
+    rank, width = edit.projection_KH.shape
+    original, base = f"{place}.{_PARAMETRISED}.original", f"{place}.{_PARAMETRISED}.0.base"
+    rotation = Source(
+        shapes={original: (rank, width), base: (width, width)}, make=lambda file: _rotation(file[original], file[base])
+    )
+    return sources | {"projection_KH": rotation}
+
+
+def _rotation(original_KH: Tensor, base_HH: Tensor) -> Tensor:
+    """The rows that torch's parametrization makes of what it stores."""
+    rank, width = original_KH.shape
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        layer: Any = nn.utils.parametrizations.orthogonal(nn.Linear(width, rank, bias=False))
+        layer.parametrizations.weight.original.copy_(original_KH)
+        layer.parametrizations.weight[0].base.copy_(base_HH)
+        rows: Tensor = layer.weight.clone(memory_format=torch.contiguous_format)
+    return rows
+
+
+def _number(edit: ReFTEdit, method: Method) -> int:
+    """Which of the library's two interventions it is: untied, the second is that of the last tokens."""
+    assert isinstance(method, LoReFT)
+    return int(not method.tied and (edit.acts == "last" or not edit.first))
+
+
+def _idle(edit: Edit, asked: Asked, name: str, base: Base) -> dict[str, Shape]:
+    """Tensors that the file holds and that act on nothing: untied, the library makes two interventions for one end too."""
+    if not isinstance(edit, ReFTEdit) or not isinstance(asked.method, LoReFT) or asked.method.tied or edit.acts != "both":
+        return {}
+    place = _unit(edit, name, base, number=1 - _number(edit, asked.method))
+    sources = _reft_sources(edit, place, rotated=asked.rotated).values()
+    return {file: shape for source in sources for file, shape in source.shapes.items()}
 
 
 def _lora_sources(edit: LoRAEdit, asked: Asked, name: str, base: Base) -> dict[str, Source]:

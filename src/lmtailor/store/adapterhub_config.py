@@ -14,6 +14,7 @@ from lmtailor.methods.compacter import Compacter
 from lmtailor.methods.compacter_plus_plus import CompacterPlusPlus
 from lmtailor.methods.houlsby import Houlsby
 from lmtailor.methods.lora import LoRA
+from lmtailor.methods.loreft import LoReFT
 from lmtailor.methods.method import Method
 from lmtailor.methods.parallel_adapter import ParallelAdapter
 from lmtailor.methods.pfeiffer import Pfeiffer
@@ -59,6 +60,8 @@ _BOTTLENECK_REST: Mapping[str, tuple[Any, ...]] = {
     "shared_W_phm": (False,),
     "phm_bias": (True,),
 }
+_REFT_KEYS = frozenset("layers prefix_positions suffix_positions r orthogonality tied_weights".split())
+_REFT_REST: Mapping[str, tuple[Any, ...]] = {"non_linearity": (None,), "output_reft": (True,)}
 _LORA_KEYS = frozenset("selfattn_lora intermediate_lora output_lora r alpha attn_matrices".split())
 _LORA_REST: Mapping[str, tuple[Any, ...]] = {
     "composition_mode": ("add",),
@@ -77,6 +80,8 @@ class Asked:
     holders: Mapping[str, str] = field(default_factory=dict)
     matrices: tuple[str, ...] = ()
     """LoRA: the parts of a fused projection that are adapted, in the order of its features."""
+    rotated: bool = False
+    """LoReFT: whether R was kept orthonormal, and so is stored as what it is computed from."""
 
     def holder(self, stack: str, part: str) -> str:
         """The module of a block in which the library keeps the adapters of a sublayer."""
@@ -164,7 +169,36 @@ def _lora(settings: Mapping[str, Any], base: Base) -> Asked:
     return Asked(method=LoRA(rank=rank, alpha=float(alpha), at=at), matrices=ordered)  # type: ignore[arg-type]
 
 
-_KINDS: Mapping[str, Callable[[Mapping[str, Any], Base], Asked]] = {"bottleneck": _bottleneck, "lora": _lora}
+def _reft(settings: Mapping[str, Any], base: Base) -> Asked:
+    """LoReFT or NoReFT, with R itself, as a finished LoReFT has it. The file does not say whether it was DiReFT, and the library
+    too reads that as NoReFT.
+
+    Where the input is shorter than its first and last positions together, the library lets the last ones win, and the paper,
+    which is followed here, takes half of each.
+    """
+    _known(settings, _REFT_KEYS, _REFT_REST)
+    layers = settings.get("layers")
+    if layers != "all" and not (isinstance(layers, list) and all(type(one) is int for one in layers)):
+        raise AdapterFileError(f"layers is {shown(layers)}; 'all' or a list of blocks is read.")
+    count = sum(base.sites.blocks(stack) for stack in base.sites.stacks)
+    left_out = [] if layers == "all" else [number for number in range(count) if number not in layers]
+    first, last = (_integer(settings, f"{end}_positions", least=0) for end in ("prefix", "suffix"))
+    dropout = settings.get("dropout", 0.0)
+    if type(dropout) not in (int, float):
+        raise AdapterFileError(f"dropout must be a number; it is {shown(dropout)}.")
+    method = LoReFT(
+        rank=_integer(settings, "r"),
+        first=first,
+        last=last,
+        tied=_flag(settings, "tied_weights"),
+        orthogonal=False,
+        dropout=float(dropout),
+        at=_at({"leave_out": left_out}, base, {stack: [""] for stack in base.sites.stacks}),
+    )
+    return Asked(method=method, rotated=_flag(settings, "orthogonality"))
+
+
+_KINDS: Mapping[str, Callable[[Mapping[str, Any], Base], Asked]] = {"bottleneck": _bottleneck, "lora": _lora, "reft": _reft}
 
 
 def _known(settings: Mapping[str, Any], keys: Collection[str], rest: Mapping[str, tuple[Any, ...]]) -> None:
@@ -192,7 +226,7 @@ def _at(settings: Mapping[str, Any], base: Base, parts: Mapping[str, list[str]])
         numbers = [number for number in range(count) if before + number not in left_out]
         chosen = "*" if len(numbers) == count else f"[{','.join(map(str, numbers))}]"
         start = f"{stack}." if stack else ""
-        patterns += [f"{start}block.{chosen}.{part}" for part in parts[stack] if numbers]
+        patterns += [f"{start}block.{chosen}.{part}".removesuffix(".") for part in parts[stack] if numbers]
         before += count
     if not patterns:
         raise AdapterFileError("Its settings adapt nothing. Get the adapter again.")
@@ -213,10 +247,10 @@ def _activation(settings: Mapping[str, Any]) -> Activation:
     return _ACTIVATIONS[name]
 
 
-def _integer(settings: Mapping[str, Any], key: str) -> int:
+def _integer(settings: Mapping[str, Any], key: str, *, least: int = 1) -> int:
     value = settings.get(key)
-    if type(value) is not int or value < 1:
-        raise AdapterFileError(f"{key} must be a positive integer; it is {shown(value)}.")
+    if type(value) is not int or value < least:
+        raise AdapterFileError(f"{key} must be an integer of at least {least}; it is {shown(value)}.")
     return value
 
 
