@@ -78,6 +78,11 @@ def run(model: PreTrainedModel, inputs: dict[str, Tensor]) -> Tensor:
         ("llama", LoRA(rank=2, alpha=2.0, at="lm_head"), {"tie_word_embeddings": True}),
         ("llama", LoRA(rank=2, alpha=2.0, at="lm_head"), {"tie_word_embeddings": False}),
         ("bert", LoRA(rank=2, alpha=2.0, at="lm_head"), {"tie_word_embeddings": False}),
+        ("bert", LoRA(rank=2, alpha=2.0, at="embed, block.*.attn.q"), {"tie_word_embeddings": False}),
+        ("llama", LoRA(rank=2, alpha=2.0, at="embed"), {"tie_word_embeddings": True}),
+        ("llama", LoRA(rank=2, alpha=2.0, at="embed, lm_head"), {"tie_word_embeddings": True}),
+        ("gemma2", LoRA(rank=2, alpha=2.0, at="embed"), {"tie_word_embeddings": False}),
+        ("opt", LoRA(rank=2, alpha=2.0, at="embed"), {}),
         ("llama", Frozen(), {}),
     ],
     ids=lambda value: value if isinstance(value, str) else type(value).__name__ if isinstance(value, Method) else "",
@@ -258,6 +263,8 @@ def test_other_heads_are_not_dropped_silently() -> None:
         ("qwen2", BitFit(add_missing=True), "No setting of Qwen2ForCausalLM's configuration"),
         ("bert", LoRA(rank=2, at="lm_head"), "lm_head shares its weight with other modules"),
         ("t5", LoRA(rank=2, at="lm_head"), "lm_head shares its weight with other modules"),
+        ("t5", LoRA(rank=2, at="encoder.embed"), r"encoder\.embed shares its weight with other modules .* \(the LM head\)"),
+        ("bert", LoRA(rank=2, at="embed"), r"embed shares its weight with other modules"),
     ],
 )
 def test_what_cannot_be_merged_says_why(key: str, method: Method, message: str) -> None:

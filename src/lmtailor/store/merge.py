@@ -28,6 +28,7 @@ from lmtailor.edits.attach import attach, check_free
 from lmtailor.edits.edit import Edit
 from lmtailor.edits.kinds import NormEdit, ProjectionEdit, WeightEdit
 from lmtailor.methods import method_name
+from lmtailor.methods._lora_embedding import EmbeddingLoRAEdit
 from lmtailor.readouts.head import HeadReading
 from lmtailor.store.adapter import Adapter, check_base
 from lmtailor.store.whole_folder import whole_folder
@@ -134,7 +135,7 @@ def _met(base: Base, edits: Iterable[Edit]) -> dict[str, Site]:
     sites: dict[str, list[Site]] = {}
     replaced = {edit.site.rpartition(".")[0] for edit in edits if isinstance(edit, WeightEdit)}
     for edit in edits:
-        if not isinstance(edit, WeightEdit):
+        if isinstance(edit, ProjectionEdit | NormEdit):
             site = base.sites[edit.site]
             sites.setdefault(site.module, []).append(site)
     met = {}
@@ -146,7 +147,7 @@ def _met(base: Base, edits: Iterable[Edit]) -> dict[str, Site]:
 
 
 def _check_foldable(edit: Edit, method: str) -> None:
-    if isinstance(edit, WeightEdit | NormEdit) or (isinstance(edit, ProjectionEdit) and edit.foldable):
+    if isinstance(edit, WeightEdit | NormEdit | EmbeddingLoRAEdit) or (isinstance(edit, ProjectionEdit) and edit.foldable):
         return
     raise UnsupportedError(
         f"The method {method} cannot be merged: it acts on states at {edit.site}, which no weight of the model does. {KEEP}"
@@ -177,6 +178,8 @@ class _Merged:
             self._fold_projection(edit, site)
         elif isinstance(edit, NormEdit):
             self._fold_norm(edit, site)
+        elif isinstance(edit, EmbeddingLoRAEdit):
+            self._fold_embedding(edit, site)
 
     def add_biases(self) -> None:
         """Give modules the biases that they did not have, where the configuration can say that they have them."""
@@ -229,6 +232,16 @@ class _Merged:
         if shift_H is not None:
             self._set_bias(site, module, shift_H)
 
+    def _fold_embedding(self, edit: EmbeddingLoRAEdit, site: Site) -> None:
+        module = self.model.get_submodule(site.module)
+        weight_VH = self._weight(module)
+        # What the module gives may be a multiple of its table (Gemma), and the edit is added to what it gives.
+        ids = torch.arange(len(weight_VH), device=weight_VH.device)
+        multiple = torch.linalg.vector_norm(module(ids).double()) / torch.linalg.vector_norm(weight_VH.double())
+        new_VH = weight_VH.double() + (edit.b_HK.double() @ edit.a_KV.double()).T * edit.scale / multiple
+        self._part_from_tied(site, weight_VH)
+        self._swap(self._weight(module), new_VH)
+
     def _bias(self, path: str, own_O: Tensor | None, site: Site) -> Tensor | None:
         """The bias that a projection has by now."""
         new = self._new_biases.get(path)
@@ -263,16 +276,17 @@ class _Merged:
         return gains
 
     def _part_from_tied(self, site: Site, weight: Tensor) -> None:
-        """Give a projection a weight of its own where it shares one.
+        """Give a module a weight of its own where it shares one.
 
         Raises:
             UnsupportedError: the weight is shared, and the model cannot be told that it no longer is.
         """
         if sum(own is weight for module in self.model.modules() for own in module._parameters.values()) == 1:
             return
-        if site.name != "lm_head" or self.base.kind != "decoder":
+        if site.name not in ("lm_head", "embed") or self.base.kind != "decoder":
+            others = "the LM head" if site.kind == "embedding" else "the word embeddings"
             raise UnsupportedError(
-                f"{site.name} shares its weight with other modules of this {self.base.family.name} model (the word embeddings), "
+                f"{site.name} shares its weight with other modules of this {self.base.family.name} model ({others}), "
                 f"which {self.method} would change too. {KEEP}"
             )
         self.model.config.tie_word_embeddings = False
