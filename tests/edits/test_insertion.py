@@ -12,7 +12,7 @@ from lmtailor.edits.kinds import Place, TokenPrompt
 from lmtailor.methods._prompts import SoftPromptEdit
 from lmtailor.methods.soft_prompt import SoftPrompt
 from lmtailor.readouts.head import Head
-from tests.edits.worn import Worn, apart, base_of, logits, noise, row, wear, worn
+from tests.edits.worn import Worn, apart, base_of, logits, noise, outputs_of, row, wear, worn
 from tests.readouts.examples import sentences
 from tests.store.adapters import WORDS, moved_adapter
 from tests.tiny import FAMILIES, kind_of, tiny_inputs
@@ -123,6 +123,29 @@ def test_readouts_read_the_input_s_own_tokens(readout: Head) -> None:
             with attach(base, adapters[slot]) as attached:
                 (alone,) = attached.read(batch.rows([number]))
             assert apart(mixed[number], alone) < 1e-5
+
+
+@pytest.mark.parametrize("front", [0, 2])
+def test_edits_of_some_tokens_do_not_count_them(front: int) -> None:
+    """LoReFT at the first and the last token of the text, beside tokens in its midst."""
+    base = base_of("bert")
+    inputs = masked(base)
+    reft = wear(base, "loreft", first=2, last=2, rank=2).edits
+    block = base.module(base.stacks[0].blocks[0])
+    places: tuple[tuple[Place, int], ...] = (("before_gap", 3), ("after_gap", 1))
+    own = [("front", front)] if front else []
+    _, adapter = prompts(base, *own, *places)  # type: ignore[arg-type]
+    with torch.no_grad():
+        with attach(base, adapter), outputs_of(block) as before:
+            logits(base, inputs)
+        first = [edit for edit in reft if edit.site == "block.0"]
+        with attach(base, worn(*adapter.edits, *first)), outputs_of(block) as after:
+            logits(base, inputs)
+    changed = (after[0] - before[0]).abs().amax(2) > 1e-6
+    assert changed.sum(1).tolist() == [4, 4, 4, 4]
+    assert changed[:, front : front + 2].all()  # the gaps are behind the second token
+    assert changed[0, front + 11 : front + 13].all()
+    assert changed[3, front + 7 : front + 9].all()  # here the virtual tokens are behind the text
 
 
 def test_where_the_gap_is() -> None:

@@ -47,6 +47,7 @@ class Entrance:
         """Where virtual tokens stand in the midst of the rows of the current pass."""
         self._positions_BT: Tensor | None = None
         self._places_asked = engine.asks_places
+        self._inserts = any(edit.place != "front" for slot in range(len(engine.adapters)) for edit in engine.prompts(slot, stack))
 
     def register(self) -> list[Any]:
         """Hook the root, and the position embedding where positions are looked up inside."""
@@ -80,8 +81,9 @@ class Entrance:
                 f"A batch of {batch} sequences cannot be divided into the {self.engine.rows.count} rows that were attached."
             )
         self.on_pass()
-        self._insert(kwargs, batch)
-        tokens = _shape(kwargs)[1]
+        if self._inserts:
+            self._insert(kwargs, batch)
+            tokens = _shape(kwargs)[1]
         cache = kwargs.get("past_key_values")
         past = int(cache.get_seq_length()) if cache is not None else 0
         self.prefixes.prepare()
@@ -115,7 +117,10 @@ class Entrance:
             return
         tokens = _shape(kwargs)[1]
         widths = [tokens for _ in widths] if self.engine.recording else widths
-        self.engine.places = places_of(kwargs.get("attention_mask"), batch, tokens, widths, self.engine.base.device)
+        mask = kwargs.get("attention_mask")
+        if self.insertion is not None:
+            mask = self.insertion.without(kwargs["attention_mask"], self.virtual)
+        self.engine.places = places_of(mask, batch, tokens, widths, self.engine.base.device)
 
     def _share(self, kwargs: dict[str, Any]) -> None:
         """Tell edits that ask for means over sequences what each token's share is. A causal stack has none: no token sees all."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from lmtailor.core.errors import UnsupportedError
 from lmtailor.edits.kinds import Place
@@ -80,6 +81,11 @@ class Insertion:
         """A mask or segments of the longer rows (B, L): `new` at virtual tokens, 0 where they are padded."""
         new_BM = torch.full(self.new_BM.shape, new, dtype=own_BT.dtype, device=own_BT.device)
         return self.joined(own_BT[..., None], new_BM[..., None])[..., 0]
+
+    def without(self, mask_BL: Tensor, front: int = 0) -> Tensor:
+        """A mask of the longer rows, behind `front` tokens before them, in which the virtual tokens are 0."""
+        own_BL = F.pad(mask_BL[:, front:], (0, 1)).scatter(1, self.new_BM, 0)[:, :-1]
+        return torch.cat([mask_BL[:, :front], own_BL], 1)
 
     def taken(self, state_BLH: Tensor, front: int = 0) -> Tensor:
         """The states without the virtual tokens, behind the `front` ones that stand before the rows."""
