@@ -16,6 +16,7 @@ from lmtailor.base.base import Base
 from lmtailor.base.sites import Sites
 from lmtailor.core.errors import InputError, UnsupportedError
 from lmtailor.edits.edits import Edits
+from lmtailor.edits.kinds import PlacedEdit, PromptEdit
 from lmtailor.methods.bitfit import BitFit
 from lmtailor.methods.lora import LoRA
 from lmtailor.methods.method import Finishes, Measures, Method, Penalises, Rates, Recipe, Start, Starts, Steps, Unites, Words
@@ -56,6 +57,12 @@ class Union(Method, Unites, Starts, Finishes, Rates, Penalises, Steps):
         names = [name for part in parts for name in dict.fromkeys(part.shared())]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise UnsupportedError(f"Two parts of the union share tensors under the name {twice[0]!r}. Use one of them.")
+        fronts = [part for part in parts if any(isinstance(edit, PromptEdit) and edit.place == "front" for edit in part)]
+        if any(isinstance(edit, PlacedEdit) for part in fronts[1:] for edit in part):
+            raise UnsupportedError(
+                "PreLayer replaces the states of the first virtual tokens, and another part puts its own before them. "
+                "Write PreLayer first, such as PreLayer() + SoftPrompt()."
+            )
         return Edits.joined(parts)
 
     def started(self, edits: Edits, base: Base, words: Words, rng: Generator) -> Edits:
