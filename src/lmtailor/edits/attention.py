@@ -12,6 +12,7 @@ D features.
 """
 
 import sys
+from collections import Counter
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,6 +26,9 @@ from lmtailor.edits.gate import Gate
 
 ATTRIBUTE = "_lmtailor_layer"
 IMPLEMENTATIONS = {"sdpa": "lmtailor_sdpa", "eager": "lmtailor_eager"}
+
+MUCH = 8
+"""From how many times its tokens on a prefix is better not padded for all sequences."""
 
 Output = tuple[Tensor, Tensor | None]
 """(B, Q, H, D) and, where the implementation gives them, the attention weights."""
@@ -247,8 +251,13 @@ def _prefix_bias(layer: Layer, bias: Tensor, batch: int, queries: int, width: in
 
 
 def _shares(prefixes: Prefixes, batch: int) -> bool:
-    used = {slot for slot in prefixes.slot_of_row if slot >= 0}
-    return batch > len(used)
+    """Whether prefixes are better attended to apart: several sequences share one, or padding them for all would be much."""
+    used = Counter(slot for slot in prefixes.slot_of_row if slot >= 0)
+    if not used:
+        return False
+    sequences = batch // len(prefixes.slot_of_row)
+    tokens = sum(prefixes.lengths[slot] for slot in used)
+    return max(used.values()) * sequences > 1 or batch * prefixes.keys_SKND.shape[2] > MUCH * tokens
 
 
 def _merged(call: Call, layer: Layer, prefixes: Prefixes) -> Tensor:
