@@ -55,6 +55,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     extras: dict[str, Any] = dict(modules_to_save=["norm"], lora_bias=True, bias="all")
     made_by_peft(base, peft.LoraConfig(r=2, target_modules=["q_proj"], **extras), root / "extras")
     made_by_peft(base, peft.LoraConfig(r=2, target_modules=["embed_tokens"]), root / "table")
+    made_by_peft(base, peft.LoraConfig(r=2, target_modules=["q_proj"], trainable_token_indices=[3, 2]), root / "tokens")
     made_by_peft(base, peft.LoraConfig(task_type="SEQ_CLS", r=2, target_modules=["q_proj"]), root / "head", labels=2)
     made_by_peft(base, peft.PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2), root / "prefix")
     made_by_peft(base, peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2), root / "prompt")
@@ -77,7 +78,7 @@ def tried(folder: Path) -> None:
 @settings(max_examples=120, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_value_of_a_peft_configuration(folders: dict[str, Path], data: st.DataObject) -> None:
-    folder = folders[data.draw(st.sampled_from(["lora", "patterns", "extras", "table", "head", "prefix", "prompt"]))]
+    folder = folders[data.draw(st.sampled_from(["lora", "patterns", "extras", "table", "tokens", "head", "prefix", "prompt"]))]
     path = folder / "adapter_config.json"
     before = path.read_text("utf-8")
     config = json.loads(before)
@@ -110,7 +111,7 @@ def test_any_pattern(folders: dict[str, Path], key: str, pattern: str, value: fl
 @settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_name_of_a_tensor(folders: dict[str, Path], data: st.DataObject) -> None:
-    folder = folders[data.draw(st.sampled_from(["patterns", "extras", "table"]))]
+    folder = folders[data.draw(st.sampled_from(["patterns", "extras", "table", "tokens"]))]
     path = folder / "adapter_model.safetensors"
     before = path.read_bytes()
     tensors = load_file(path)

@@ -12,7 +12,10 @@ from safetensors.torch import load_file
 from lmtailor.core.errors import AdapterFileError, UnsupportedError
 from lmtailor.edits.attach import attach
 from lmtailor.methods import method_name
+from lmtailor.methods.bitfit import BitFit
 from lmtailor.methods.lora import LoRA
+from lmtailor.methods.prefix import Prefix
+from lmtailor.methods.select import Select
 from lmtailor.methods.union import Union
 from lmtailor.store.export import export
 from lmtailor.store.folder import load_adapter, save_adapter
@@ -32,7 +35,7 @@ PLAIN = LoRA(rank=3, alpha=4.0)
 MIXED = LoRA(rank=3, alpha=4.0, at="block.*.attn.{q,v}, block.[1:].ffn.down, block.0.attn.o")
 STABLE = LoRA(rank=3, alpha=2.5, rslora=True)
 
-OURS: list[tuple[str, LoRA]] = [
+OURS: list[tuple[str, LoRA | Union]] = [
     *((key, PLAIN) for key in ("gpt2", "llama", "bert", "t5", "phi3", "gpt_neox", "modernbert", "bart", "opt")),
     *((key, MIXED) for key in ("gpt2", "llama", "bert", "t5", "phi3", "modernbert")),
     *((key, STABLE) for key in ("gpt2", "llama")),
@@ -55,11 +58,32 @@ OURS: list[tuple[str, LoRA]] = [
     ("gpt2", LoRA(rank=3, alpha=4.0, at="embed", rslora=True)),
     ("gemma3_text", LoRA(rank=3, alpha=4.0, at="embed, block.*.attn.q")),
     ("bart", LoRA(rank=3, alpha=4.0, at="encoder.embed")),
+    ("llama", Union(parts=(LoRA(rank=2), Select(at="block.1.ffn.up, final_norm")))),
+    ("bert", Union(parts=(Select(at="block.0.attn.o, block.*.norm2"), LoRA(rank=2, dora=True)))),
+]
+WITHOUT_FORM: list[tuple[str, Union, str]] = [
+    ("bert", Union(parts=(LoRA(rank=2), BitFit())), "no place for bitfit beside LoRA; it stores biases whole"),
+    ("bert", Union(parts=(LoRA(rank=2), Prefix(length=2))), "no place for prefix beside LoRA"),
+    ("bert", Union(parts=(LoRA(rank=2), LoRA(rank=2, at="block.*.ffn.up"))), "one LoRA in a folder, and this union has 2"),
+    ("llama", Union(parts=(LoRA(rank=2), Select(at="block.*.attn.q"))), "PEFT does not adapt .*q_proj"),
+    ("gpt2", Union(parts=(LoRA(rank=2), Select(at="embed"))), "is the parameter of several modules of gpt2"),
 ]
 
 
-@pytest.mark.parametrize(("key", "method"), OURS, ids=lambda value: value if isinstance(value, str) else f"{value.at}")
-def test_ours_in_peft(tmp_path: Path, key: str, method: LoRA) -> None:
+@pytest.mark.parametrize(("key", "method", "message"), WITHOUT_FORM, ids=lambda value: value if isinstance(value, str) else "")
+def test_unions_without_a_form(tmp_path: Path, key: str, method: Union, message: str) -> None:
+    base = tiny_base(key)
+    adapter = moved_adapter(base, method)
+    with pytest.raises(UnsupportedError, match=message):
+        export(adapter, tmp_path / "x")
+    save_adapter(adapter, tmp_path / "y")  # in our own form
+    assert_same_state(load_adapter(tmp_path / "y", base), adapter)
+
+
+@pytest.mark.parametrize(
+    ("key", "method"), OURS, ids=lambda value: value if isinstance(value, str) else getattr(value, "at", "union")
+)
+def test_ours_in_peft(tmp_path: Path, key: str, method: LoRA | Union) -> None:
     base = tiny_base(key)
     adapter = moved_adapter(base, method)
     save_adapter(adapter, tmp_path)
@@ -199,6 +223,9 @@ EXTRAS: list[tuple[str, dict[str, Any], list[str]]] = [
     ("opt", dict(target_modules=["q_proj"], bias="all", use_rslora=True), ["lora", "bitfit"]),
     ("llama", dict(target_modules=["q_proj"], bias="all"), ["lora"]),
     ("llama", dict(target_modules=["q_proj"], modules_to_save=["norm", "layers.1.mlp.up_proj"]), ["lora", "select"]),
+    ("llama", dict(target_modules=["q_proj"], trainable_token_indices=[7, 5, 9]), ["lora", "select"]),
+    ("gpt2", dict(target_modules=["c_fc"], fan_in_fan_out=True, trainable_token_indices=[7, 5, 9]), ["lora", "select"]),
+    ("gemma3_text", dict(target_modules=["q_proj"], trainable_token_indices={"embed_tokens": [8, 6]}), ["lora", "select"]),
     ("gpt2", dict(target_modules=["c_fc"], fan_in_fan_out=True, modules_to_save=["ln_1", "h.2.attn"]), ["lora", "select"]),
 ]
 
@@ -239,6 +266,16 @@ def test_biases_that_nothing_here_trains_are_refused_unless_they_are_the_base_s(
     same = {name: parameters[name.removeprefix("base_model.model.")].detach() for name in head}
     write_tensors(tmp_path / "adapter_model.safetensors", {**stored, **same})
     assert isinstance(load_adapter(tmp_path, base).method, Union)
+
+
+@pytest.mark.parametrize("tokens", [[5, 5, 9], [7, 5, 400], [7, 5, -1], [7, 5, True], "7", {"lm_head": [7, 5, 9]}, [7, 5]])
+def test_tokens_must_be_those_of_the_file(tmp_path: Path, tokens: Any) -> None:
+    base = tiny_base("llama")
+    made_by_peft(base, peft.LoraConfig(r=2, target_modules=["q_proj"], trainable_token_indices=[7, 5, 9]), tmp_path)
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    (tmp_path / "adapter_config.json").write_text(json.dumps({**config, "trainable_token_indices": tokens}))
+    with pytest.raises(AdapterFileError, match=r"trainable_token_indices|has the shape \(3, 48\)"):
+        load_adapter(tmp_path, base)
 
 
 def test_a_table_that_peft_stores_again_must_be_the_base_s(tmp_path: Path) -> None:
@@ -305,7 +342,6 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     (dict(alpha_pattern={"(q_proj": 4}), "no regular expression"),
     (dict(alpha_pattern={"(.{1000}){1000}": 4}), "counts repeats"),
     (dict(alpha_pattern={"q" * 501: 4}), "too long"),
-    (dict(trainable_token_indices=[1, 2]), "trainable_token_indices"),
     (dict(target_parameters=["x"]), "target_parameters"),
     (dict(layer_replication=[[0, 2]]), "layer_replication"),
     (dict(init_lora_weights="pissa_niter_4"), "init_lora_weights"),

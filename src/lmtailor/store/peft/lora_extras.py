@@ -2,12 +2,13 @@
 
     bias: "lora_only", "all"   biases, whole; BitFit here, which adds to them
     modules_to_save            modules; Select here, which replaces their parameters
+    trainable_token_indices    rows of a table of word embeddings; Select here, of the whole table
     (embeddings are adapted)   the table itself once more, which PEFT does not train
 
 Parameters that are as in the base change nothing, wherever they stand.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,16 +17,20 @@ from torch import Tensor
 
 from lmtailor.base.base import Base
 from lmtailor.base.sites import Site
-from lmtailor.core.errors import AdapterFileError
+from lmtailor.core.errors import AdapterFileError, UnsupportedError
+from lmtailor.edits.edit import Edit
 from lmtailor.edits.edits import Edits
+from lmtailor.edits.kinds import DenseWeight
 from lmtailor.methods.bitfit import BitFit
 from lmtailor.methods.method import Method
 from lmtailor.methods.select import Select
 from lmtailor.store.peft.config import TENSORS, names
-from lmtailor.store.peft.kind import PREFIX, Folder, Shape
+from lmtailor.store.peft.kind import PREFIX, Folder, Shape, Target
 from lmtailor.store.peft.targets import pattern_of
+from lmtailor.store.peft.task import module_path
 
 _LAYER = ".base_layer"
+_ROWS = ".token_adapter.trainable_tokens_delta"
 Sort = Literal["bias", "module", "same"]
 
 
@@ -39,6 +44,14 @@ class Extra:
     """A new bias, part of a new module, or what must be as in the base."""
     site: Site | None
     """Whose parameter it is."""
+    rows: tuple[int, ...] | None = None
+    """The rows that are in the file; None for all."""
+
+    def value(self, stored: Tensor, own: Tensor) -> Tensor:
+        """The whole parameter, from what the file has and the base's own."""
+        if self.rows is None:
+            return stored
+        return own.detach().float().cpu().index_copy(0, torch.tensor(self.rows), stored)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +65,10 @@ class Extras:
     def shapes(self) -> dict[str, Shape]:
         """Of the tensors."""
         parameters = _parameters(self.base)
-        return {name: tuple(parameters[extra.path].shape) for name, extra in self.found.items()}
+        shapes = {name: tuple(parameters[extra.path].shape) for name, extra in self.found.items()}
+        return {
+            name: shape if (rows := self.found[name].rows) is None else (len(rows), *shape[1:]) for name, shape in shapes.items()
+        }
 
     @property
     def methods(self) -> tuple[Method, ...]:
@@ -69,7 +85,7 @@ class Extras:
             AdapterFileError: a parameter that cannot be trained here is not as in the base.
         """
         own = _parameters(self.base)
-        new = {extra.path: tensors[name] for name, extra in self.found.items()}
+        new = {extra.path: extra.value(tensors[name], own[extra.path]) for name, extra in self.found.items()}
         for name, extra in self.found.items():
             if extra.sort == "same" and not torch.equal(tensors[name], own[extra.path].detach().float().cpu()):
                 raise AdapterFileError(f"{name[:120]!r} in {TENSORS} is not as in the base, and nothing here trains it alone.")
@@ -110,6 +126,8 @@ def found_extras(folder: Folder, known: Mapping[str, Any]) -> Extras:
 def _extra(folder: Folder, name: str) -> Extra | None:
     """What a tensor is; None if it is no parameter of the base that the configuration speaks of."""
     config, parameters = folder.config, _parameters(folder.base)
+    if name.endswith(_ROWS):
+        return _rows(folder, name.removeprefix(PREFIX).removesuffix(_ROWS))
     asked, _, field = name.removeprefix(PREFIX).rpartition(".")
     module = folder.outline.find(asked.removesuffix(_LAYER))
     path = f"{module}.{field}"
@@ -131,6 +149,24 @@ def _extra(folder: Folder, name: str) -> Extra | None:
     return Extra(path=path, sort="same", site=site) if asked.endswith(_LAYER) else None
 
 
+def _rows(folder: Folder, asked: str) -> Extra:
+    """Rows of a table that were trained.
+
+    Raises:
+        AdapterFileError: it is no table of word embeddings, or the configuration does not say which rows.
+    """
+    base, module, tokens = folder.base, folder.outline.find(asked), folder.config.get("trainable_token_indices")
+    site = next((site for site in base.sites.values() if site.kind == "embedding" and site.module == module), None)
+    if isinstance(tokens, dict):
+        tokens = next((own for key, own in tokens.items() if asked.endswith(key)), None)
+    if site is None or not isinstance(tokens, list):
+        raise AdapterFileError(f"There are rows for {asked[:120]!r}, which trainable_token_indices does not name as embeddings.")
+    (path, table), *_ = base.sites.parameters(site.name).items()
+    if not all(type(token) is int and 0 <= token < len(table) for token in tokens) or len(set(tokens)) < len(tokens):
+        raise AdapterFileError(f"trainable_token_indices must be different tokens, from 0 to {len(table) - 1}.")
+    return Extra(path=path, sort="module", site=site, rows=tuple(tokens))
+
+
 def _saved(config: Mapping[str, Any], module: str) -> bool:
     """Whether a module or one around it is trained whole. PEFT compares the ends of paths, also in the midst of a word."""
     saved = names(config, "modules_to_save") or []
@@ -146,3 +182,28 @@ def _replaced(name: str, edits: Edits, new: Mapping[str, Tensor], own: Mapping[s
 
 def _parameters(base: Base) -> dict[str, Tensor]:
     return dict(base.model.named_parameters(remove_duplicate=False))
+
+
+def whole_modules(edits: Iterable[Edit], target: Target) -> tuple[tuple[str, ...], dict[str, DenseWeight]]:
+    """Replaced parameters as PEFT stores them: `modules_to_save`, and the edits by the names of their tensors.
+
+    Raises:
+        UnsupportedError: PEFT would train another module too, or part a parameter from others that share it.
+    """
+    outline, modules, out = target.outline, set(), {}
+    for edit in edits:
+        assert isinstance(edit, DenseWeight)
+        if edit.site in outline.shared:
+            raise UnsupportedError(
+                f"{edit.site} is the parameter of several modules of {outline.family}. PEFT would train one of them apart."
+            )
+        module, _, field = edit.site.rpartition(".")
+        path = module_path(outline, module, target.task)
+        modules.add(path)
+        out[f"{PREFIX}{path}.{field}"] = edit
+    for module in outline.modules:
+        inside = target.task != "SEQ_CLS" or outline.in_trunk(module) is not None
+        path = module_path(outline, module, target.task) if inside else module
+        if path not in modules and (caught := next((one for one in modules if path.endswith(one)), None)):
+            raise UnsupportedError(f"PEFT would also train {path!r}, since it ends with the name {caught!r} of another module.")
+    return tuple(sorted(modules)), out

@@ -2,10 +2,12 @@
 
 Modules that differ in rank or scale stand in `rank_pattern` and `alpha_pattern` by their full names; what most have stands in `r`
 and `lora_alpha`. With `use_rslora` the scale is alpha / √r; it is written so where every block has the rank of one edit.
+Beside LoRA there may be modules that were trained whole, `LoRA() + Select()`.
 """
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -13,11 +15,16 @@ from torch import Tensor
 from lmtailor.core.errors import UnsupportedError
 from lmtailor.edits.edit import Edit
 from lmtailor.edits.edits import Edits
+from lmtailor.methods import method_name
+from lmtailor.methods.bitfit import BitFit
 from lmtailor.methods.lora import LoRA
 from lmtailor.methods.method import Method
+from lmtailor.methods.select import Select
+from lmtailor.methods.union import Union
 from lmtailor.store.adapter import Adapter
 from lmtailor.store.peft.kind import PREFIX, Folder, Found, PeftKind, Target
 from lmtailor.store.peft.lora_blocks import TABLE_B, B, Unit, units_of
+from lmtailor.store.peft.lora_extras import whole_modules
 from lmtailor.store.peft.lora_read import AT_REST, KEYS, found_lora
 from lmtailor.store.peft.modules import exact_targets
 from lmtailor.store.peft.patterns import pattern_for
@@ -27,16 +34,18 @@ class LoraKind(PeftKind):
     """Low-rank additions, one pair of matrices a module."""
 
     name: ClassVar[str] = "LORA"
-    writes: ClassVar[tuple[type[Method], ...]] = (LoRA,)
+    writes: ClassVar[tuple[type[Method], ...]] = (LoRA, Union)
     keys: ClassVar[frozenset[str]] = KEYS
     at_rest: ClassVar[Mapping[str, tuple[Any, ...]]] = AT_REST
     saves_modules: ClassVar[bool] = True
 
     def config(self, adapter: Adapter, target: Target) -> dict[str, Any]:
         """Ranks, scales and the names of modules."""
-        assert isinstance(adapter.method, LoRA)
-        blocks = units_of(adapter.edits, target)
-        rslora = adapter.method.rslora and all(block.plain for block in blocks.values())
+        method, edits, whole = _parts(adapter)
+        modules, _ = whole_modules(whole, target)
+        target = replace(target, saved=(*target.saved, *modules))
+        blocks = units_of(edits, target)
+        rslora = method.rslora and all(block.plain for block in blocks.values())
         ranks = {path: block.rank for path, block in blocks.items()}
         alphas = {path: _alpha(block, rslora) for path, block in blocks.items()}
         rank, alpha = _usual(ranks), _usual(alphas)
@@ -46,31 +55,37 @@ class LoraKind(PeftKind):
             "rank_pattern": {pattern_for(path): own for path, own in ranks.items() if own != rank},
             "alpha_pattern": {pattern_for(path): own for path, own in alphas.items() if own != alpha},
             "use_rslora": rslora,
-            "use_dora": adapter.method.dora,
-            "lora_bias": adapter.method.bias,
-            "lora_dropout": adapter.method.dropout,
+            "use_dora": method.dora,
+            "lora_bias": method.bias,
+            "lora_dropout": method.dropout,
             "target_modules": exact_targets(blocks, target),
             "fan_in_fan_out": all(block.whole.module in target.outline.conv1d for block in blocks.values()),
             "bias": "none",
+            "modules_to_save": list(target.saved) or None,
             "init_lora_weights": True,
         }
 
     def tensors(self, adapter: Adapter, target: Target) -> dict[str, Tensor]:
-        """The matrices of every module, and its magnitude or bias."""
-        return {
+        """The matrices of every module, and its magnitude or bias; and the parameters of whole modules."""
+        _, edits, whole = _parts(adapter)
+        out = {
             f"{PREFIX}{path}{ending}": value
-            for path, unit in units_of(adapter.edits, target).items()
+            for path, unit in units_of(edits, target).items()
             for ending, value in unit.tensors().items()
         }
+        return out | {name: edit.value.detach() for name, edit in whole_modules(whole, target)[1].items()}
 
     def edits(self, adapter: Adapter, target: Target, tensors: Mapping[str, Tensor]) -> Edits:
         """The edits of every site from the tensors of its module."""
         new: dict[str, Edit] = {}
-        for path, unit in units_of(adapter.edits, target).items():
+        _, edits, whole = _parts(adapter)
+        for path, unit in units_of(edits, target).items():
             start = f"{PREFIX}{path}"
             own = {ending: tensors[f"{start}{ending}"] for ending in unit.tensors()}
             new |= {edit.site: edit for edit in unit.split(own)}
-        return Edits(tuple(new[edit.site] for edit in adapter.edits))
+        values = whole_modules(whole, target)[1]
+        new |= {edit.site: edit.with_tensors({"value": tensors[name]}) for name, edit in values.items()}
+        return replace(adapter.edits, items=tuple(new[edit.site] for edit in adapter.edits))
 
     def found(self, folder: Folder) -> Found:
         """LoRA at the sites of the modules that the file has matrices for."""
@@ -99,6 +114,26 @@ def served(adapter: Adapter, target: Target, program: str) -> tuple[dict[str, An
             tensors[f"{PREFIX}{path}{ending}"] = value * unit.scale if ending in (B, TABLE_B) else value
     one = {"r": rank, "lora_alpha": rank, "rank_pattern": {}, "alpha_pattern": {}, "use_rslora": False, "lora_dropout": 0.0}
     return one, tensors
+
+
+def _parts(adapter: Adapter) -> tuple[LoRA, Edits, Edits]:
+    """LoRA, its edits, and those of modules that were trained whole.
+
+    Raises:
+        UnsupportedError: there is something else.
+    """
+    if isinstance(adapter.method, LoRA):
+        return adapter.method, adapter.edits, Edits()
+    assert isinstance(adapter.method, Union)
+    parts = list(zip(adapter.method.parts, adapter.edits.split(), strict=True))
+    if other := [method for method, _ in parts if not isinstance(method, LoRA | Select)]:
+        why = "; it stores biases whole, and BitFit's are changes" if isinstance(other[0], BitFit) else ""
+        raise UnsupportedError(f"PEFT has no place for {method_name(other[0])} beside LoRA{why}.")
+    if len(own := [part for part in parts if isinstance(part[0], LoRA)]) != 1:
+        raise UnsupportedError(f"PEFT has one LoRA in a folder, and this union has {len(own)}.")
+    method, edits = own[0]
+    assert isinstance(method, LoRA)
+    return method, edits, Edits(tuple(edit for part, own in parts if part is not method for edit in own))
 
 
 def _alpha(block: Unit, rslora: bool) -> int | float:
