@@ -97,6 +97,20 @@ def test_servers_get_one_rank_and_one_scale(tmp_path: Path, method: LoRA, format
     assert_close(logits(base, load_adapter(tmp_path, base), inputs), logits(base, adapter, inputs))
 
 
+def test_embeddings_in_servers(tmp_path: Path) -> None:
+    base = tiny_base("llama")
+    adapter = moved_adapter(base, LoRA(rank=3, at="embed, block.*.attn.q", alpha_pattern={"embed": 5.0}))
+    export(adapter, tmp_path / "x", format="vllm")
+    stored = load_file(tmp_path / "x" / "adapter_model.safetensors")
+    name = "base_model.model.model.embed_tokens.lora_embedding_"
+    assert torch.equal(stored[f"{name}B"], adapter.state["embed.b_HK"] * (5 / 3))
+    assert torch.equal(stored[f"{name}A"], adapter.state["embed.a_KV"])
+    inputs = tiny_inputs(base)
+    assert_close(logits(base, load_adapter(tmp_path / "x", base), inputs), logits(base, adapter, inputs))
+    with pytest.raises(UnsupportedError, match=r"at projections alone.*embed_tokens"):
+        export(adapter, tmp_path / "y", format="lorax")
+
+
 @pytest.mark.parametrize("format", ["vllm", "lorax"])
 def test_servers_compute_neither_dora_nor_a_bias(tmp_path: Path, format: str) -> None:  # noqa: A002
     base = tiny_base("llama")
