@@ -1,22 +1,26 @@
 """The catalogue of methods as rows: the same for `lmtailor methods` and for the page in docs/.
 
-What a method can do is found by trying it: its edits are built as shapes without memory, merged and put in PEFT's form.
+What a method can do is found by trying it: its edits are built on a toy model, brought into the form in which they are kept
+after training, merged and put in PEFT's form.
 """
 
+import json
 import re
-from collections.abc import Iterable
-from dataclasses import MISSING, Field, dataclass, fields
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, Field, dataclass, fields, replace
 from inspect import getdoc
 from typing import Any
 
 from lmtailor.base.base import Base
 from lmtailor.cli.toy import toy_base
-from lmtailor.core.errors import InputError, UnsupportedError
+from lmtailor.core.errors import InputError
+from lmtailor.core.rng import generator
+from lmtailor.core.settings import to_mapping
 from lmtailor.edits.edits import Edits
 from lmtailor.edits.kinds import PrefixEdit, WeightEdit
-from lmtailor.methods import catalogue
-from lmtailor.methods.method import Method
-from lmtailor.store.adapter import Adapter, new_adapter
+from lmtailor.methods import catalogue, method_name
+from lmtailor.methods.method import Finishes, Method, normal
+from lmtailor.store.adapter import Adapter, build_adapter
 from lmtailor.store.merge import merge
 from lmtailor.store.peft.form import best_task, peft_form
 
@@ -55,7 +59,7 @@ class MethodRow:
     on_base: Count | None = None
     """In a named base, with default settings."""
     refused: str = ""
-    """Why that base does not take it."""
+    """Why that base does not take it, or where none is named, why it could not be tried."""
 
 
 def method_rows(base: Base | None = None) -> list[MethodRow]:
@@ -70,18 +74,20 @@ def method_rows(base: Base | None = None) -> list[MethodRow]:
 
 def _row(name: str, cls: type[Method], toy: Base, base: Base | None) -> MethodRow:
     method = _default(cls)
-    adapter = new_adapter(toy, method=method)
-    count, refused = (None, "") if base is None else _on(base, method)
+    adapter, refused = _kept(cls, toy)
+    count = None
+    if base is not None:
+        count, refused = _on(base, method)
     return MethodRow(
         name=name,
         python=cls.__name__,
         what=(getdoc(cls) or "").split("\n\n")[0].replace("\n", " "),
         settings=tuple(map(_setting, fields(cls))),
-        sites=_pattern(adapter.edits),
+        sites="unknown" if adapter is None else _pattern(adapter.edits),
         formula=cls.formula,
-        merges=_merges(toy, adapter),
-        shares_batch=adapter.edits.shares_batch,
-        peft=_has_peft_form(adapter),
+        merges=adapter is not None and _merges(toy, adapter),
+        shares_batch=adapter is not None and adapter.edits.shares_batch,
+        peft=adapter is not None and _has_peft_form(adapter),
         paper=cls.paper,
         on_base=count,
         refused=refused,
@@ -89,9 +95,40 @@ def _row(name: str, cls: type[Method], toy: Base, base: Base | None) -> MethodRo
 
 
 def _default(cls: type[Method]) -> Method:
-    """The method with its defaults, or where it has none for some setting, the first of its examples."""
-    required = any(field.default is MISSING and field.default_factory is MISSING for field in fields(cls))
-    return cls(**cls.examples[0]) if required else cls()
+    """The method with its defaults, or where they make none, the first of its examples."""
+    try:
+        return cls(**({} if all(_optional(field) for field in fields(cls)) else cls.examples[0]))
+    except InputError:
+        return cls(**cls.examples[0])
+
+
+def _optional(field: "Field[Any]") -> bool:
+    return field.default is not MISSING or field.default_factory is not MISSING
+
+
+def _kept(cls: type[Method], toy: Base) -> tuple[Adapter | None, str]:
+    """What is kept of the method after training: with its defaults, or the first of its examples that the toy model takes.
+
+    The second is the reason why the model takes none.
+    """
+    reason = ""
+    for method in (_default(cls), *(cls(**settings) for settings in cls.examples)):
+        try:
+            adapter = build_adapter(toy, method, None, None, generator(0, "start"))
+        except InputError as error:
+            reason = reason or str(error)
+            continue
+        if isinstance(method, Finishes):
+            kept, edits = method.finished(_moved(adapter.edits))
+            adapter = replace(adapter, method=kept, edits=edits)
+        return adapter, ""
+    return None, reason
+
+
+def _moved(edits: Edits) -> Edits:
+    """Edits away from their start, as after training: some methods keep nothing of what has not moved."""
+    rng = generator(0, "moved")
+    return edits.with_state({name: value + normal(value.shape, rng, std=0.1) for name, value in edits.state().items()})
 
 
 def _on(base: Base, method: Method) -> tuple[Count | None, str]:
@@ -115,13 +152,24 @@ def _written(value: object) -> str:
     """A default as it would be typed."""
     if isinstance(value, bool | None):
         return str(value).lower()
-    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    if isinstance(value, tuple):
+        return ",".join(map(_written, value))
+    if isinstance(value, Mapping):
+        return json.dumps(dict(value))
+    return _named(value) if isinstance(value, Method) else str(value)
+
+
+def _named(method: Method) -> str:
+    """A method that is a setting: its name, and what is not its default."""
+    own, plain = to_mapping(method), to_mapping(_default(type(method)))
+    other = {key: value for key, value in own.items() if value != plain[key]}
+    return json.dumps({"name": method_name(method), **other}) if other else method_name(method)
 
 
 def _merges(base: Base, adapter: Adapter) -> bool:
     try:
         merge(base, adapter)
-    except UnsupportedError:
+    except InputError:
         return False
     return True
 
@@ -129,7 +177,7 @@ def _merges(base: Base, adapter: Adapter) -> bool:
 def _has_peft_form(adapter: Adapter) -> bool:
     try:
         peft_form(adapter, best_task(adapter))
-    except UnsupportedError:
+    except InputError:
         return False
     return True
 

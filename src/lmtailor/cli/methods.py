@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 _MACHINE = MachineOptions()
 
 LEGEND = (
-    "✓ merge: it can be put into the weights. ✓ mix: rows of one batch can wear different adapters of it. ✓ PEFT: PEFT reads "
-    "it. All with default settings and without the readout."
+    "✓ merge: it can be put into the weights. ✓ mix: rows of one batch can wear different adapters of it. ✓ PEFT: PEFT reads it. "
+    "All with default settings and without the readout, of what is kept after training. Letters: I, O inputs and outputs of a "
+    "projection; H features of a state; L layers; D parameters of the base; Σ over the sites."
 )
 
 
 def run(
     base: str | None = None,
-    /,
     *,
     as_json: Annotated[bool, Parameter(name="--json")] = False,
     machine: MachineOptions = _MACHINE,
@@ -60,10 +60,11 @@ def _show(rows: "Sequence[MethodRow]") -> None:
     shown.add_column("method", no_wrap=True)
     shown.add_column("what it trains, where, and its settings", ratio=1)
     shown.add_column("can")
+    where = "not on this base" if any(row.on_base for row in rows) else "not tried"
     for row in rows:
         words = Text.assemble(row.what, "\n", (f"{row.formula}{_counted(row)}", "bold" if row.on_base else ""))
         if row.refused:
-            words.append(f"\nnot on this base: {row.refused}", style="yellow")
+            words.append(f"\n{where}: {row.refused}", style="yellow")
         if f"at={row.sites}" not in row.settings:
             words.append(f"\nat {row.sites}", style="cyan")
         if row.settings:

@@ -13,13 +13,13 @@ WORDS = ("[PAD]", "[UNK]", "[MASK]", "a", "bad", "film", "good")
 
 
 def toy_base() -> Base:
-    """A BERT with two blocks of random weights, and a tokenizer of a few words."""
+    """A BERT with two blocks of random weights, wide enough for every method's defaults, and a tokenizer of a few words."""
     tokenizer = Tokenizer(WordLevel({word: number for number, word in enumerate(WORDS)}, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = Whitespace()
     config = BertConfig(
         vocab_size=len(WORDS),
-        hidden_size=32,
-        intermediate_size=64,
+        hidden_size=256,
+        intermediate_size=512,
         num_hidden_layers=2,
         num_attention_heads=2,
         max_position_embeddings=128,
