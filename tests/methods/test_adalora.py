@@ -13,9 +13,13 @@ from lmtailor.core.errors import InputError, SiteError
 from lmtailor.core.rng import generator
 from lmtailor.edits.attach import attach
 from lmtailor.edits.edits import Edits
+from lmtailor.fit.fit import fit
+from lmtailor.fit.training import Training
 from lmtailor.methods.adalora import AdaLoRA, AdaLoRAEdit
+from lmtailor.readouts.head import Head
 from tests.edits.worn import Worn, apart, base_of, logits, perturbed
 from tests.methods.theirs import wrapped
+from tests.readouts.examples import sentiment_task
 from tests.tiny import tiny_base, tiny_inputs
 
 
@@ -230,3 +234,16 @@ def test_ranks_must_fit_the_base_and_the_pattern() -> None:
         AdaLoRA(at="block.*.attn.v", ranks={"block.0.attn.q": 2}).edits(sites, None)
     with pytest.raises(SiteError, match=r"llama has no site 'block\.9\.attn\.q'"):
         AdaLoRA(ranks={"block.9.attn.q": 2}).edits(sites, None)
+
+
+def test_a_fit_ends_with_the_budgets_ranks() -> None:
+    """Through the loop: penalty, steps and plain form."""
+    base = tiny_base("bert")
+    method = AdaLoRA(init_rank=4, target_rank=2, at="block.*.attn.{q,v}")
+    training = Training(epochs=4, batch_size=4, keep="last")
+    adapter = fit(base, sentiment_task(), method=method, readout=Head(), training=training, seed=0)
+    assert isinstance(adapter.method, AdaLoRA)
+    ranks = adapter.method.ranks or {}
+    assert sum(ranks.values()) == 8 * 2
+    assert len(set(ranks.values())) > 1
+    assert all(bool((edit.lambda_K != 0).all()) for edit in adapted(adapter.edits))
