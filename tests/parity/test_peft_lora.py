@@ -192,6 +192,8 @@ THEIRS: list[tuple[str, dict[str, Any]]] = [
     ("llama", dict(target_modules=["q_proj", "v_proj"], init_lora_weights="pissa", rank_pattern={"v_proj": 2})),
     ("gpt2", dict(target_modules=["c_proj"], fan_in_fan_out=True, init_lora_weights="pissa", use_dora=True)),
     ("bert", dict(target_modules=["query"], init_lora_weights="olora", use_rslora=True)),
+    ("bert", dict(target_modules=["query"], init_lora_weights="OLoRA")),
+    ("llama", dict(target_modules=["q_proj"], init_lora_weights="mica")),
     ("llama", dict(target_modules=["embed_tokens", "q_proj"], alpha_pattern={"embed_tokens": 6})),
     ("gemma3_text", dict(target_modules=["embed_tokens", "q_proj"])),
     ("bert", dict(target_modules=["word_embeddings"], use_rslora=True)),

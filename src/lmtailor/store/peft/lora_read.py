@@ -62,7 +62,7 @@ AT_REST: Mapping[str, tuple[Any, ...]] = {
     "use_qalora": (False,),
     "velora_config": (None,),
 }
-HARMLESS_STARTS = (True, False, "gaussian", "eva", "orthogonal")
+HARMLESS_STARTS = (True, False, "gaussian", "eva", "mica", "orthogonal")
 """Values of init_lora_weights that set LoRA's own matrices alone."""
 COMPUTED_STARTS = ("pissa", "olora")
 """Those with which PEFT changes the base's weights on loading, by what can be computed from them."""
@@ -167,12 +167,13 @@ def _start(config: Mapping[str, Any]) -> str | None:
     Raises:
         AdapterFileError: it cannot be computed from the base alone.
     """
-    start = config.get("init_lora_weights", True)
+    given = config.get("init_lora_weights", True)
+    start = given.lower() if isinstance(given, str) else given
     if any(start is one or (isinstance(start, str) and start == one) for one in HARMLESS_STARTS):
         return None
     if not isinstance(start, str) or start not in COMPUTED_STARTS:
         raise AdapterFileError(
-            f"init_lora_weights is {str(start)[:40]!r}, with which PEFT changes the base's own weights on loading. Save it in "
+            f"init_lora_weights is {str(given)[:40]!r}, with which PEFT changes the base's own weights on loading. Save it in "
             "PEFT with path_initial_model_for_weight_conversion."
         )
     return start
