@@ -1,6 +1,6 @@
 """OFT: W (R x) + b, where R is orthogonal and block-diagonal.  Qiu et al. 2023, arXiv:2306.07280, section 3.
 
-Each block is the Cayley transform of a skew-symmetric Q: (I + Q)(I - Q)⁻¹ (section 3.3). Here a row x is multiplied from the
+Each block is the Cayley transform of a skew-symmetric Q: (I + Q)(I - Q)⁻¹. Here a row x is multiplied from the
 right, x R, as PEFT does; a neuron's weights then turn by Rᵀ, and angles between neurons stay.
 `cayley="neumann"` takes I + Q + … + Qᵖ⁻¹ in place of the inverse, PEFT's default with p = `order` = 4: the product is orthogonal
 only for small Q.
