@@ -1,5 +1,6 @@
 """Compacter by the paper's formula; parity with AdapterHub is in tests/parity."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from tests.methods.formula import ACTIVATIONS, hidden, numbers
 def sum_of(method: Compacter | CompacterPlusPlus, base: Base, sites: int) -> int:
     """N³ + sites · (2 K (H + M) + M + H)."""
     width = base.hidden_size
-    inner = method.bottleneck or width // method.reduction
+    inner = method.bottleneck or math.ceil(width // method.reduction / method.terms) * method.terms
     return method.terms**3 + sites * (2 * method.rank * (width + inner) + inner + width)
 
 
@@ -31,6 +32,13 @@ def test_the_count_by_hand() -> None:
     edits = Compacter(bottleneck=12).edits(base_of("gpt2").sites, None)
     assert edits.num_parameters == 64 + 8 * (2 * (48 + 12) + 12 + 48)
     assert [name for name in edits.state() if "rule" in name] == ["phm.rule_NNN"]
+
+
+@pytest.mark.parametrize(("reduction", "inner"), [(32, 4), (4, 12), (5, 12), (3, 16)])
+def test_a_width_that_does_not_divide_is_rounded_up(reduction: int, inner: int) -> None:
+    (edit, *_) = Compacter(reduction=reduction).edits(base_of("gpt2").sites, None)
+    assert isinstance(edit, PHMEdit)
+    assert edit.down_bias_M.shape == (inner,)
 
 
 def kronecker(rule: Any, left: Any, right: Any) -> Any:

@@ -55,6 +55,11 @@ class PHMShape:
         if self.terms < 1 or self.rank < 1:
             raise InputError(f"terms is {self.terms} and rank is {self.rank}; both must be at least 1.")
 
+    def units(self, width: int) -> int:
+        """Units of the bottleneck; where none are named, the width divided by `reduction`, rounded up to a multiple of the terms."""
+        inner = units(width, self.bottleneck, self.reduction)
+        return inner if self.bottleneck is not None else -(-inner // self.terms) * self.terms
+
     def rule(self, rng: Generator | None) -> Tensor:
         """A at its start."""
         return normal((self.terms,) * 3, rng, std=self.std)
@@ -65,7 +70,7 @@ class PHMShape:
         Raises:
             InputError: the width or the bottleneck is no multiple of the number of terms.
         """
-        wide, inner, terms = site.width, units(site.width, self.bottleneck, self.reduction), self.terms
+        wide, inner, terms = site.width, self.units(site.width), self.terms
         if wide % terms or inner % terms:
             raise InputError(
                 f"A bottleneck of {inner} units at {site.name}, of {wide} features, cannot be cut into {terms} parts. "

@@ -2,7 +2,8 @@
 W = Σᵢ Aᵢ ⊗ (sᵢ tᵢᵀ).  Mahabadi et al. 2021, arXiv:2106.04647, sections 3.1 and 3.2.
 
 The Aᵢ are shared by both matrices and by all layers; sᵢ tᵢᵀ is of rank K.
-Shapes: R rows, T tokens, H features, M bottleneck (H // reduction unless it is named), N terms, K rank; see `_phm.py`.
+Shapes: R rows, T tokens, H features, M bottleneck (H // reduction rounded up to a multiple of N, unless it is named), N terms,
+K rank; see `_phm.py`.
 Start: A from N(0, 10⁻⁸), s and t Glorot-uniform, biases zero, as in the paper's code: the model is unchanged but for rounding.
 Trained parameters: N³ + the sum of 2 · K · (H + M) + M + H over the sites.
 """
@@ -39,7 +40,7 @@ class Compacter(Method):
 
     recipe: ClassVar[Recipe] = Recipe(lr=3e-3)
     paper: ClassVar[str] = "Mahabadi et al. 2021, section 3"
-    formula: ClassVar[str] = "terms³ + Σ 2 · rank · (H + M) + M + H, M = bottleneck or H // reduction"
+    formula: ClassVar[str] = "terms³ + Σ 2 · rank · (H + M) + M + H, M = bottleneck or H / reduction"
     start: ClassVar[Start] = "identity"
     examples: ClassVar[tuple[Mapping[str, Any], ...]] = (
         {"reduction": 4},
@@ -49,7 +50,7 @@ class Compacter(Method):
     reduction: int = 32
     """The width is divided by it."""
     bottleneck: int | None = None
-    """Units; None takes the width // `reduction`."""
+    """Units; None takes the width // `reduction`, rounded up to a multiple of `terms`."""
     terms: int = 4
     """Kronecker products in a matrix, n in the paper; a divisor of width and bottleneck."""
     rank: int = 1

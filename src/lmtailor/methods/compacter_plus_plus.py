@@ -42,14 +42,14 @@ class CompacterPlusPlus(Method):
 
     recipe: ClassVar[Recipe] = Recipe(lr=3e-3)
     paper: ClassVar[str] = "Mahabadi et al. 2021, section 4.1"
-    formula: ClassVar[str] = "terms³ + Σ 2 · rank · (H + M) + M + H, M = bottleneck or H // reduction"
+    formula: ClassVar[str] = "terms³ + Σ 2 · rank · (H + M) + M + H, M = bottleneck or H / reduction"
     start: ClassVar[Start] = "identity"
     examples: ClassVar[tuple[Mapping[str, Any], ...]] = ({"reduction": 4}, {"bottleneck": 8, "rank": 2, "reads": "stream"})
 
     reduction: int = 32
     """The width is divided by it."""
     bottleneck: int | None = None
-    """Units; None takes the width // `reduction`."""
+    """Units; None takes the width // `reduction`, rounded up to a multiple of `terms`."""
     terms: int = 4
     """Kronecker products in a matrix, n in the paper; a divisor of width and bottleneck."""
     rank: int = 1
