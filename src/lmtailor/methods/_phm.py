@@ -56,7 +56,7 @@ class PHMShape:
             raise InputError(f"terms is {self.terms} and rank is {self.rank}; both must be at least 1.")
 
     def units(self, width: int) -> int:
-        """Units of the bottleneck; where none are named, the width divided by `reduction`, rounded up to a multiple of the terms."""
+        """Units of the bottleneck; where none are named, width // `reduction` rounded up to a multiple of the terms."""
         inner = units(width, self.bottleneck, self.reduction)
         return inner if self.bottleneck is not None else -(-inner // self.terms) * self.terms
 
