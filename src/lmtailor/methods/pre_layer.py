@@ -10,7 +10,7 @@ they stand before the encoder.
 Shapes: R rows, T tokens, N virtual tokens, H features, L blocks of the stack.
 Start, by `init`: "random" N(0, std²); "text" the states that real words have in the plain model, alone: in a causal decoder the
 adapter then starts as that text before the input.
-Trained parameters: L · N · H.
+Trained parameters: L · N · H; where the embeddings are narrower than the states (ELECTRA, ALBERT), N times the difference less.
 """
 
 from collections.abc import Mapping
@@ -77,7 +77,8 @@ class PreLayer(Method, Starts):
         (front,) = front_sites(sites)
         start = f"{front.stack}." if front.stack else ""
         blocks = [f"{start}block.{number}" for number in range(sites.blocks(front.stack) - 1)]
-        tokens, *states = (normal((self.length, front.width), rng, std=self.std) for _ in range(len(blocks) + 1))
+        widths = (front.width, *(sites[block].width for block in blocks))
+        tokens, *states = (normal((self.length, width), rng, std=self.std) for width in widths)
         prompt: Edit = SoftPromptEdit(site=front.name, length=self.length, prompt_NH=tokens)
         return Edits((prompt, *(ReplacedStates(site=site, states_NH=own) for site, own in zip(blocks, states, strict=True))))
 
