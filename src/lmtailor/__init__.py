@@ -40,16 +40,20 @@ if TYPE_CHECKING:
     from lmtailor.readouts.verbalizer import Verbalizer as Verbalizer
     from lmtailor.store.adapter import Adapter as Adapter
     from lmtailor.store.adapter import new_adapter as new_adapter
+    from lmtailor.store.bank import Bank as Bank
+    from lmtailor.store.convert import convert as convert
     from lmtailor.store.export import export as export
     from lmtailor.store.folder import load_adapter as load_adapter
     from lmtailor.store.folder import save_adapter as save_adapter
     from lmtailor.store.merge import merge as merge
+    from lmtailor.strategies.ensemble import predict_together as predict_together
     from lmtailor.tasks.card import load_task as load_task
     from lmtailor.tasks.task import Task as Task
 
 _HOME = {
     "Adapter": "lmtailor.store.adapter",
     "AdapterFileError": "lmtailor.core.errors",
+    "Bank": "lmtailor.store.bank",
     "Base": "lmtailor.base.base",
     "DataError": "lmtailor.core.errors",
     "Demonstrations": "lmtailor.readouts.demonstrations",
@@ -65,6 +69,7 @@ _HOME = {
     "Verbalizer": "lmtailor.readouts.verbalizer",
     "attach": "lmtailor.edits.attach",
     "compare": "lmtailor.compare.compare",
+    "convert": "lmtailor.store.convert",
     "evaluate": "lmtailor.infer.evaluate",
     "export": "lmtailor.store.export",
     "fit": "lmtailor.fit.fit",
@@ -75,6 +80,7 @@ _HOME = {
     "methods": "lmtailor",
     "new_adapter": "lmtailor.store.adapter",
     "predict": "lmtailor.infer.predict",
+    "predict_together": "lmtailor.strategies.ensemble",
     "save_adapter": "lmtailor.store.folder",
 }
 """Where each public name lives: the module that has it, or the package it is a module of."""

@@ -1,4 +1,4 @@
-"""`lmtailor merge` and `lmtailor export`."""
+"""`lmtailor merge`, `lmtailor convert` and `lmtailor export`."""
 
 import json
 from pathlib import Path
@@ -77,3 +77,24 @@ def test_what_cannot_be_exported(lmtailor: Command, decoder: Path, tmp_path: Pat
         "export", decoder, folder, "--format", "vllm", "--max-rank", 32, "--without-head", "--out", tmp_path / "out"
     )
     assert served.code == 0, served.err
+
+
+def test_converting_says_how_near_it_comes(lmtailor: Command, decoder: Path, tmp_path: Path) -> None:
+    folder = _adapter(decoder, tmp_path / "lora", LoRA(rank=4, at="block.*.attn.{q,v}"))
+    for rank, least, most in ((4, 0.0, 1e-3), (1, 1e-6, 100.0)):
+        out = tmp_path / f"rank-{rank}"
+        outcome = lmtailor("convert", decoder, folder, "--rank", rank, "--out", out)
+        assert outcome.code == 0, outcome.err
+        header, *rows, last = outcome.out.splitlines()
+        assert header.split("\t") == ["site", "rank", "change", "error"]
+        assert [row.split("\t")[0] for row in rows] == [f"block.{i}.attn.{part}" for i in range(4) for part in "qv"]
+        errors = [float(row.split("\t")[3].removesuffix(" %")) for row in rows]
+        assert all(least <= error <= most for error in errors)
+        assert str(out) in last
+        assert load_adapter(out, load_base(decoder)).method.rank == rank  # type: ignore[attr-defined]
+    refused = lmtailor("convert", decoder, folder, "--out", folder)
+    assert refused.code == 2
+    assert "is not empty" in refused.errors[0]
+    states = _adapter(decoder, tmp_path / "houlsby", Houlsby(bottleneck=2))
+    assert lmtailor("convert", decoder, states, "--out", tmp_path / "none").code == 2
+    assert not (tmp_path / "none").exists()

@@ -33,7 +33,7 @@ def run(
     Args:
         base: Hub id, folder or .gguf file of a pretrained model.
         adapter: Folder of an adapter.
-        form: Whose form: peft, or vllm.
+        form: Whose form: peft, vllm or lorax.
         out: Folder for the export.
         without_head: Leave out a head that the other program has no place for, and export the method alone.
         max_rank: With vllm, the largest rank that the server takes (its --max-lora-rank).
