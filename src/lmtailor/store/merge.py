@@ -5,8 +5,9 @@ saves must be what it loads again. So a bias where there was none is added only 
 says so, and a weight that other modules share is changed only if it can be parted from them.
 
 Where several edits act on one module, they are folded in the order in which they act: replaced weights are there first, outputs
-are changed from the whole of a fused projection to its parts, and of changes of an input the last is folded first. An edit that reads the base's own weight (DoRA) is no change of what others made of it, so what was merged is
-compared there with what was attached.
+are changed from the whole of a fused projection to its parts, and of changes of an input the last is folded first. An edit that
+reads the base's own weight (DoRA) is no change of what others made of it, so what was merged is compared there with what was
+attached.
 """
 
 import copy
