@@ -168,7 +168,10 @@ class PrefixStore:
                 rows.append(torch.cat([edit.embeddings(embedding).to(base.dtype) for edit in self._prompts(slot)]))
         longest = max(len(row) for row in rows)
         if self.stack.max_positions is not None and longest > self.stack.max_positions:
-            raise InputError(f"A prompt of {longest} tokens is longer than the model's {self.stack.max_positions} positions.")
+            raise InputError(
+                f"A prompt of {longest} tokens is longer than the model's {self.stack.max_positions} positions. "
+                "Take a shorter one."
+            )
         embeds_SNH = torch.stack([F.pad(row, (0, 0, 0, longest - len(row))) for row in rows])
         before, passes = self.engine.recording, {name: layer.now for name, layer in self.layers.items()}
         self.engine.recording = True

@@ -68,13 +68,18 @@ class PHMShape:
         """All else at its start, for one site.
 
         Raises:
-            InputError: the width or the bottleneck is no multiple of the number of terms.
+            InputError: the width or the bottleneck is no multiple of the number of terms, or the rank is above that of a part.
         """
         wide, inner, terms = site.width, self.units(site.width), self.terms
         if wide % terms or inner % terms:
             raise InputError(
                 f"A bottleneck of {inner} units at {site.name}, of {wide} features, cannot be cut into {terms} parts. "
                 "Choose a bottleneck that is a multiple of terms, and terms that divide the features."
+            )
+        if self.rank > min(wide, inner) // terms:
+            raise InputError(
+                f"rank {self.rank} is above that of the parts of {site.name}, {wide // terms} × {inner // terms} matrices. "
+                "Take a smaller rank, or a larger bottleneck."
             )
         return {
             "down_left_NIK": self._factor(wide // terms, self.rank, rng),
