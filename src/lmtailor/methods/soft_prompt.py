@@ -38,7 +38,6 @@ class SoftPrompt(Method, Starts):
         {"length": 4, "init": "class_labels"},
         {"length": 4, "init": "text", "text": "a good movie"},
         {"length": 2, "at": "both"},
-        {"length": 3, "at": "decoder", "init": "text", "text": "a good movie"},
         {"length": 2, "place": "before_gap"},
     )
 
