@@ -62,7 +62,7 @@ OURS: list[tuple[str, LoRA | Union]] = [
     ("bert", Union(parts=(Select(at="block.0.attn.o, block.*.norm2"), LoRA(rank=2, dora=True)))),
 ]
 WITHOUT_FORM: list[tuple[str, Union, str]] = [
-    ("bert", Union(parts=(LoRA(rank=2), BitFit())), "no place for bitfit beside LoRA; it stores biases whole"),
+    ("bert", Union(parts=(LoRA(rank=2), BitFit())), r"PEFT stores biases whole.*export\(..., base=base\)"),
     ("bert", Union(parts=(LoRA(rank=2), Prefix(length=2))), "no place for prefix beside LoRA"),
     ("bert", Union(parts=(LoRA(rank=2), LoRA(rank=2, at="block.*.ffn.up"))), "one LoRA in a folder, and this union has 2"),
     ("llama", Union(parts=(LoRA(rank=2), Select(at="block.*.attn.q"))), "PEFT does not adapt .*q_proj"),
@@ -216,6 +216,30 @@ def test_theirs_here(tmp_path: Path, key: str, settings: dict[str, Any]) -> None
     # and once around: what was read is written, and read again
     save_adapter(adapter, tmp_path / "again")
     assert_same_state(load_adapter(tmp_path / "again", base), adapter)
+
+
+@pytest.mark.parametrize("key", ["bert", "gpt2", "opt"])
+def test_biases_are_written_with_the_base_at_hand(tmp_path: Path, key: str) -> None:
+    base = tiny_base(key)
+    adapter = moved_adapter(base, Union(parts=(LoRA(rank=3, dora=True, at="block.*.attn.o"), BitFit())))
+    export(adapter, tmp_path / "x", base=base)
+    assert json.loads((tmp_path / "x" / "adapter_config.json").read_text())["bias"] == "all"
+    inputs = tiny_inputs(base)
+    own = logits(base, adapter, inputs)
+    assert_close(real(peft_logits(in_peft(base, tmp_path / "x"), inputs, own), inputs), real(own, inputs))
+    assert_close(logits(base, load_adapter(tmp_path / "x", base), inputs), own)
+    with pytest.raises(AdapterFileError, match="made for"):
+        export(adapter, tmp_path / "y", base=tiny_base("llama"))
+
+
+def test_biases_that_peft_could_not_train(tmp_path: Path) -> None:
+    base = tiny_base("llama")
+    with pytest.raises(UnsupportedError, match=r"has no bias in the base"):
+        export(moved_adapter(base, Union(parts=(LoRA(rank=2), BitFit(add_missing=True)))), tmp_path / "x", base=base)
+    base = tiny_base("bert")
+    method = Union(parts=(LoRA(rank=2), BitFit(), Select(at="block.0.norm1")))
+    with pytest.raises(UnsupportedError, match=r"Two parts of the union train .*LayerNorm.bias"):
+        export(moved_adapter(base, method), tmp_path / "x", base=base)
 
 
 EXTRAS: list[tuple[str, dict[str, Any], list[str]]] = [

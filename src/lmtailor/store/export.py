@@ -10,10 +10,11 @@ and adapters up to `max_lora_rank`, which is 16 unless the server is started wit
 
 from pathlib import Path
 
+from lmtailor.base.base import Base
 from lmtailor.core.errors import InputError, UnsupportedError, near
 from lmtailor.methods import method_name
 from lmtailor.methods.lora import LoRA
-from lmtailor.store.adapter import Adapter
+from lmtailor.store.adapter import Adapter, check_base
 from lmtailor.store.card import model_card
 from lmtailor.store.folder import CARD, write_json
 from lmtailor.store.peft.config import CONFIG, TENSORS
@@ -38,6 +39,7 @@ def export(
     format: str = "peft",  # noqa: A002 (the word that users know)
     without_head: bool = False,
     max_rank: int = VLLM_RANK,
+    base: Base | None = None,
 ) -> None:
     """Write an adapter in another program's form.
 
@@ -47,20 +49,24 @@ def export(
         format: whose form: peft, vllm or lorax.
         without_head: leave out a head that the other program has no place for, and export the method alone.
         max_rank: with vllm, the largest rank that the server takes (its max_lora_rank).
+        base: what the adapter was made for; only for LoRA with BitFit, whose biases PEFT stores whole.
 
     Raises:
         UnsupportedError: the other program has no form for this adapter; the message says why.
+        AdapterFileError: the adapter was made for another base than the one given.
         InputError: an unknown format, or a folder that cannot be written or holds an adapter of ours.
     """
     if format == "adapterhub":
         raise UnsupportedError("Exporting to AdapterHub is not built yet; 'peft', 'vllm' and 'lorax' are.")
     if format not in FORMATS:
         raise InputError(f"There is no export format {format!r}. {near(format, FORMATS)}")
+    if base is not None:
+        check_base(adapter, base)
     path = Path(folder).expanduser()
     if (path / MANIFEST).exists():
         raise InputError(f"{path} holds an adapter of ours, which the export would replace. Name another folder.")
     if format == "peft":
-        form = _peft(adapter, without_head)
+        form = _peft(adapter, without_head, base)
     else:
         form = _vllm(adapter, without_head, max_rank) if format == "vllm" else _lorax(adapter, without_head)
     with whole_folder(path, own=(CARD, CONFIG, TENSORS)) as part:
@@ -69,12 +75,12 @@ def export(
         (part / CARD).write_text(model_card(adapter, form, ""), encoding="utf-8")
 
 
-def _peft(adapter: Adapter, without_head: bool) -> PeftForm:
+def _peft(adapter: Adapter, without_head: bool, base: Base | None) -> PeftForm:
     plain = plain_task(outline_of(adapter))
     if without_head:
-        return peft_form(adapter, plain)
+        return peft_form(adapter, plain, base)
     _check_readout(adapter, "PEFT", heads=is_native(adapter))
-    return peft_form(adapter, best_task(adapter))
+    return peft_form(adapter, best_task(adapter), base)
 
 
 def _vllm(adapter: Adapter, without_head: bool, max_rank: int) -> PeftForm:

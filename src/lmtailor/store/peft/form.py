@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lmtailor.base.base import Base
 from lmtailor.core.errors import AdapterFileError, InputError, UnsupportedError
 from lmtailor.edits.kinds import PromptEdit
 from lmtailor.methods import catalogue, method_name
@@ -34,8 +35,13 @@ def best_task(adapter: Adapter) -> TaskType:
     return "SEQ_CLS" if is_native(adapter) else plain_task(outline_of(adapter))
 
 
-def peft_form(adapter: Adapter, task: TaskType) -> PeftForm:
+def peft_form(adapter: Adapter, task: TaskType, base: Base | None = None) -> PeftForm:
     """The adapter's method as PEFT stores it, with SEQ_CLS its native head too. Meta tensors give meta tensors.
+
+    Args:
+        adapter: what is written.
+        task: the task type of the folder.
+        base: what it was made for, where it is at hand; trained biases have no form without it.
 
     Raises:
         UnsupportedError: PEFT has no form for it; the message says why.
@@ -45,7 +51,8 @@ def peft_form(adapter: Adapter, task: TaskType) -> PeftForm:
     if task == "SEQ_CLS":
         _check_pooling(adapter)
         head = head_tensors(adapter)
-    kind, target = kind_of(adapter), Target(outline=outline, task=task, saved=tuple(head_modules(outline, head)))
+    kind = kind_of(adapter)
+    target = Target(outline=outline, task=task, saved=tuple(head_modules(outline, head)), base=base)
     own, tensors = kind.config(adapter, target), kind.tensors(adapter, target)
     config = {
         "peft_type": kind.name,

@@ -31,6 +31,8 @@ class Target:
     task: TaskType
     saved: tuple[str, ...] = ()
     """Modules of a head that are stored whole, which PEFT never adapts."""
+    base: Base | None = None
+    """Where it is at hand: for what PEFT stores whole, and an adapter as a change."""
 
 
 @dataclass(frozen=True, kw_only=True)

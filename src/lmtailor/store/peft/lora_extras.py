@@ -8,7 +8,7 @@
 Parameters that are as in the base change nothing, wherever they stand.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -26,6 +26,7 @@ from lmtailor.methods.method import Method
 from lmtailor.methods.select import Select
 from lmtailor.store.peft.config import TENSORS, names
 from lmtailor.store.peft.kind import PREFIX, Folder, Shape, Target
+from lmtailor.store.peft.modules import path_of
 from lmtailor.store.peft.targets import pattern_of
 from lmtailor.store.peft.task import module_path
 
@@ -207,3 +208,30 @@ def whole_modules(edits: Iterable[Edit], target: Target) -> tuple[tuple[str, ...
         if path not in modules and (caught := next((one for one in modules if path.endswith(one)), None)):
             raise UnsupportedError(f"PEFT would also train {path!r}, since it ends with the name {caught!r} of another module.")
     return tuple(sorted(modules)), out
+
+
+def whole_biases(edits: Iterable[Edit], target: Target, adapted: Collection[str]) -> dict[str, Tensor]:
+    """The base's biases with BitFit's changes, under PEFT's names.
+
+    Args:
+        edits: BitFit's.
+        target: what the folder is for.
+        adapted: paths of the modules that LoRA is at, whose own parameters PEFT calls by another name.
+
+    Raises:
+        UnsupportedError: the base is not at hand, or has no such bias.
+    """
+    out: dict[str, Tensor] = {}
+    for edit in edits:
+        site = target.outline.sites[edit.site]
+        if target.base is None:
+            raise UnsupportedError(
+                "PEFT stores biases whole, and BitFit has their changes alone. Export with the base: export(..., base=base)."
+            )
+        own = _parameters(target.base).get(f"{site.module}.bias")
+        if own is None:
+            raise UnsupportedError(f"{edit.site} has no bias in the base, and PEFT trains those alone that are there.")
+        path = path_of(site, target)
+        (delta,) = edit.trained().values()
+        out[f"{PREFIX}{path}{_LAYER if path in adapted else ''}.bias"] = own.detach().float().to(delta.device) + delta.detach()
+    return out

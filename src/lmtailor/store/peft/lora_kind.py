@@ -2,12 +2,12 @@
 
 Modules that differ in rank or scale stand in `rank_pattern` and `alpha_pattern` by their full names; what most have stands in `r`
 and `lora_alpha`. With `use_rslora` the scale is alpha / √r; it is written so where every block has the rank of one edit.
-Beside LoRA there may be modules that were trained whole, `LoRA() + Select()`.
+Beside LoRA there may be modules that were trained whole, `LoRA() + Select()`, and biases, `LoRA() + BitFit()`.
 """
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -24,7 +24,7 @@ from lmtailor.methods.union import Union
 from lmtailor.store.adapter import Adapter
 from lmtailor.store.peft.kind import PREFIX, Folder, Found, PeftKind, Target
 from lmtailor.store.peft.lora_blocks import TABLE_B, B, Unit, units_of
-from lmtailor.store.peft.lora_extras import whole_modules
+from lmtailor.store.peft.lora_extras import whole_biases, whole_modules
 from lmtailor.store.peft.lora_read import AT_REST, KEYS, found_lora
 from lmtailor.store.peft.modules import exact_targets
 from lmtailor.store.peft.patterns import pattern_for
@@ -41,10 +41,10 @@ class LoraKind(PeftKind):
 
     def config(self, adapter: Adapter, target: Target) -> dict[str, Any]:
         """Ranks, scales and the names of modules."""
-        method, edits, whole = _parts(adapter)
-        modules, _ = whole_modules(whole, target)
+        parts = _parts(adapter)
+        method, modules = parts.method, whole_modules(parts.modules, target)[0]
         target = replace(target, saved=(*target.saved, *modules))
-        blocks = units_of(edits, target)
+        blocks = units_of(parts.edits, target)
         rslora = method.rslora and all(block.plain for block in blocks.values())
         ranks = {path: block.rank for path, block in blocks.items()}
         alphas = {path: _alpha(block, rslora) for path, block in blocks.items()}
@@ -60,30 +60,31 @@ class LoraKind(PeftKind):
             "lora_dropout": method.dropout,
             "target_modules": exact_targets(blocks, target),
             "fan_in_fan_out": all(block.whole.module in target.outline.conv1d for block in blocks.values()),
-            "bias": "none",
+            "bias": "all" if parts.biases else "none",
             "modules_to_save": list(target.saved) or None,
             "init_lora_weights": True,
         }
 
     def tensors(self, adapter: Adapter, target: Target) -> dict[str, Tensor]:
-        """The matrices of every module, and its magnitude or bias; and the parameters of whole modules."""
-        _, edits, whole = _parts(adapter)
-        out = {
-            f"{PREFIX}{path}{ending}": value
-            for path, unit in units_of(edits, target).items()
-            for ending, value in unit.tensors().items()
-        }
-        return out | {name: edit.value.detach() for name, edit in whole_modules(whole, target)[1].items()}
+        """The matrices of every module, and its magnitude or bias; and parameters that were trained themselves."""
+        parts = _parts(adapter)
+        units = units_of(parts.edits, target)
+        out = {f"{PREFIX}{path}{ending}": value for path, unit in units.items() for ending, value in unit.tensors().items()}
+        biases = whole_biases(parts.biases, target, units)
+        modules = {name: edit.value.detach() for name, edit in whole_modules(parts.modules, target)[1].items()}
+        if twice := sorted(biases.keys() & modules.keys()):
+            raise UnsupportedError(f"Two parts of the union train {twice[0].removeprefix(PREFIX)}, and PEFT trains it once.")
+        return out | biases | modules
 
     def edits(self, adapter: Adapter, target: Target, tensors: Mapping[str, Tensor]) -> Edits:
         """The edits of every site from the tensors of its module."""
         new: dict[str, Edit] = {}
-        _, edits, whole = _parts(adapter)
-        for path, unit in units_of(edits, target).items():
+        parts = _parts(adapter)
+        for path, unit in units_of(parts.edits, target).items():
             start = f"{PREFIX}{path}"
             own = {ending: tensors[f"{start}{ending}"] for ending in unit.tensors()}
             new |= {edit.site: edit for edit in unit.split(own)}
-        values = whole_modules(whole, target)[1]
+        values = whole_modules(parts.modules, target)[1]
         new |= {edit.site: edit.with_tensors({"value": tensors[name]}) for name, edit in values.items()}
         return replace(adapter.edits, items=tuple(new[edit.site] for edit in adapter.edits))
 
@@ -116,24 +117,35 @@ def served(adapter: Adapter, target: Target, program: str) -> tuple[dict[str, An
     return one, tensors
 
 
-def _parts(adapter: Adapter) -> tuple[LoRA, Edits, Edits]:
-    """LoRA, its edits, and those of modules that were trained whole.
+@dataclass(frozen=True, kw_only=True)
+class _Parts:
+    """An adapter, by what PEFT has a place for."""
 
-    Raises:
-        UnsupportedError: there is something else.
-    """
+    method: LoRA
+    edits: Edits
+    """LoRA's."""
+    modules: Edits
+    """Select's."""
+    biases: Edits
+    """BitFit's."""
+
+
+def _parts(adapter: Adapter) -> _Parts:
+    """Raises UnsupportedError where there is something else."""
     if isinstance(adapter.method, LoRA):
-        return adapter.method, adapter.edits, Edits()
+        return _Parts(method=adapter.method, edits=adapter.edits, modules=Edits(), biases=Edits())
     assert isinstance(adapter.method, Union)
     parts = list(zip(adapter.method.parts, adapter.edits.split(), strict=True))
-    if other := [method for method, _ in parts if not isinstance(method, LoRA | Select)]:
-        why = "; it stores biases whole, and BitFit's are changes" if isinstance(other[0], BitFit) else ""
-        raise UnsupportedError(f"PEFT has no place for {method_name(other[0])} beside LoRA{why}.")
-    if len(own := [part for part in parts if isinstance(part[0], LoRA)]) != 1:
+    if other := [method for method, _ in parts if not isinstance(method, LoRA | Select | BitFit)]:
+        raise UnsupportedError(f"PEFT has no place for {method_name(other[0])} beside LoRA.")
+    own = [(method, edits) for method, edits in parts if isinstance(method, LoRA)]
+    if len(own) != 1:
         raise UnsupportedError(f"PEFT has one LoRA in a folder, and this union has {len(own)}.")
-    method, edits = own[0]
-    assert isinstance(method, LoRA)
-    return method, edits, Edits(tuple(edit for part, own in parts if part is not method for edit in own))
+
+    def of(kind: type[Method]) -> Edits:
+        return Edits(tuple(edit for method, edits in parts if isinstance(method, kind) for edit in edits))
+
+    return _Parts(method=own[0][0], edits=own[0][1], modules=of(Select), biases=of(BitFit))
 
 
 def _alpha(block: Unit, rslora: bool) -> int | float:
