@@ -135,7 +135,7 @@ def test_cut_texts_are_counted(lmtailor: Command, encoder: Path, data: Path, tmp
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["--method", "lorra"], ("no method 'lorra'", "Did you mean lora?")),
+        (["--method", "lorra"], ("no method 'lorra'", "Did you mean lora")),
         (["--readout", "heads"], ("no readout 'heads'", "Did you mean head?")),
         (["--set", "rnak=3"], ("no setting rnak", "rank")),
         (["--set", "method.rnak=3"], ("no setting method.rnak", "method.rank")),

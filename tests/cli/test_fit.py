@@ -94,6 +94,24 @@ def test_settings_by_flags_full_names_and_bare_names_are_kept(
     assert manifest["provenance"]["steps"] == 2  # 10 examples in batches of 8
 
 
+def test_a_union_of_methods(lmtailor: Command, encoder: Path, data: Path, tmp_path: Path) -> None:
+    settings = ("--set", "lora.rank=2", "--set", "bitfit.add_missing=true")
+    words = fit_words(encoder, data, tmp_path / "out", *settings, method="lora+bitfit")
+    assert lmtailor(*words).code == 0
+    manifest = json.loads((tmp_path / "out" / "adapter.json").read_text("utf-8"))
+    assert manifest["method"]["name"] == "union"
+    parts = manifest["method"]["settings"]["parts"]
+    assert [part["name"] for part in parts] == ["lora", "bitfit"]
+    assert parts[0]["rank"] == 2
+    assert parts[1]["add_missing"] is True
+    assert lmtailor("predict", encoder, tmp_path / "out", "a text").code == 0
+    twice = lmtailor(*fit_words(encoder, data, tmp_path / "two", method="lora+lora"))
+    assert twice.code == 2
+    assert "stands twice" in twice.errors[0]
+    unknown = lmtailor(*fit_words(encoder, data, tmp_path / "two", method="lora+bitfitt"))
+    assert "Did you mean bitfit" in unknown.errors[0]
+
+
 def test_files_without_a_card(lmtailor: Command, encoder: Path, data: Path, tmp_path: Path) -> None:
     files = ("--train", data / "train.csv", "--dev", data / "dev.csv", "--test", data / "test.csv", "--text", "sentence")
     words = ("--label", "label", "--metric", "matthews", "--method", "bitfit", "--epochs", 1, "--out", tmp_path / "out")

@@ -17,6 +17,7 @@ from lmtailor.core.settings import apply_overrides, from_mapping, resolve_name
 from lmtailor.fit.training import Training
 from lmtailor.methods import method_class
 from lmtailor.methods.method import Method
+from lmtailor.methods.union import Union
 from lmtailor.objectives.supervised import Supervised
 from lmtailor.readouts.readout import Readout
 from lmtailor.readouts.registry import get_readout
@@ -105,8 +106,9 @@ def the_choices(task: Task, method: str, answer: ReadoutOptions, training: Train
     Raises:
         InputError: an unknown name or a value that does not fit; the message offers near names.
     """
+    methods = method_classes(method)
     classes: dict[str, type[Any]] = {
-        "method": method_class(method),
+        **methods,
         "readout": get_readout(answer.readout or "head"),
         "training": Training,
         "objective": Supervised,
@@ -114,7 +116,23 @@ def the_choices(task: Task, method: str, answer: ReadoutOptions, training: Train
     given = {name: getattr(training, name) for name in _FLAGS if getattr(training, name) is not None}
     values = _with_settings({"readout": _answer(task, answer), "training": given}, settings, classes)
     built = {name: from_mapping(cls, values.get(name, {}), path=name) for name, cls in classes.items()}
-    return Choices(**built)
+    parts = tuple(built.pop(name) for name in methods)
+    return Choices(method=parts[0] if len(parts) == 1 else Union(parts=parts), **built)
+
+
+def method_classes(text: str) -> dict[str, type[Any]]:
+    """The method that is asked for, under "method"; of a union such as lora+bitfit each part under its own name.
+
+    Raises:
+        InputError: an unknown name, or one that stands twice.
+    """
+    names = [name.strip() for name in text.split("+")]
+    if len(names) == 1:
+        return {"method": method_class(names[0])}
+    classes = {name: method_class(name) for name in names}
+    if len(classes) < len(names):
+        raise InputError(f"A method stands twice in {text!r}, so --set could not tell its settings apart. Use a plan, or Python.")
+    return classes
 
 
 def the_readout(task: Task, answer: ReadoutOptions, settings: Sequence[str]) -> Readout:

@@ -62,10 +62,10 @@ def run(
 
     Args:
         base: Hub id, folder or .gguf file of a pretrained model.
-        method: Which parameters may change; `lmtailor methods` lists them.
+        method: Which parameters may change; `lmtailor methods` lists them. `lora+bitfit` is both at once.
         settings: KEY=VALUE: a setting of the method, the readout, the training, the objective or the card, such as
-            method.rank=16, readout.pooling=mean, training.patience=3 or task.limits.train=500. A bare name works where it
-            is unique.
+            method.rank=16 (in a union lora.rank=16), readout.pooling=mean, training.patience=3 or task.limits.train=500. A bare
+            name works where it is unique.
         data: What the task is.
         answer: How the base answers.
         training: How to train.
@@ -74,9 +74,8 @@ def run(
     """
     from lmtailor.cli import choices
     from lmtailor.fit.fit import fit
-    from lmtailor.methods import method_class
 
-    method_class(method)  # a wrong name is told before the data is read
+    choices.method_classes(method)  # a wrong name is told before the data is read
     task = choices.the_task(data, settings)
     chosen = choices.the_choices(task, method, answer, training, settings)
     out = _place(output, task, method)
