@@ -74,4 +74,4 @@ def test_what_cannot_vote() -> None:
     with pytest.raises(InputError, match=r"must have the same labels; found .*; no labels"):
         predict_together(base, [made(base, 1)[0], other], TEXTS)
     with pytest.raises(InputError, match="vote is 'best'"):
-        predict_together(base, made(base), TEXTS, vote="best")
+        predict_together(base, made(base), TEXTS, vote="best")  # type: ignore[arg-type]
