@@ -45,5 +45,5 @@ def run(
 
     loaded = choices.the_base(base, machine)
     own = choices.the_adapter(adapter, loaded, any_base=any_base)
-    export(own, out, format=form, without_head=without_head, max_rank=max_rank)
+    export(own, out, format=form, without_head=without_head, max_rank=max_rank, base=loaded)
     say.fields({form: str(out)})

@@ -30,7 +30,6 @@ class Union(Method, Unites, Starts, Finishes, Rates, Penalises, Steps):
     recipe: ClassVar[Recipe] = Recipe(lr=1e-3)
     paper: ClassVar[str] = "He et al. 2022, section 4.6"
     formula: ClassVar[str] = "Σ over the parts"
-    start: ClassVar[Start] = "elsewhere"
     examples: ClassVar[tuple[Mapping[str, Any], ...]] = (
         {"parts": (LoRA(rank=2), Prefix(length=3, reparam=None))},
         {"parts": (LoRA(rank=2, at="block.*.attn.q"), LoRA(rank=3, at="block.*.attn.{q,v}"), BitFit(add_missing=True))},
@@ -38,6 +37,12 @@ class Union(Method, Unites, Starts, Finishes, Rates, Penalises, Steps):
 
     parts: tuple[Method, ...] = ()
     """The methods in the order in which their edits act at a site."""
+
+    @property
+    def start(self) -> Start:  # type: ignore[override]  # a fact of the parts, not of the class
+        """As far from the base as the part that is farthest."""
+        starts = {part.start for part in self.parts}
+        return next((start for start in ("elsewhere", "near") if start in starts), "identity")
 
     def __post_init__(self) -> None:
         for part in self.parts:
