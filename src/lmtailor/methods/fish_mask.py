@@ -66,7 +66,7 @@ class MaskedWeight(WeightEdit):
 class FishMask(Method, Measures):
     """The numbers that matter most for the task, by their Fisher information."""
 
-    recipe: ClassVar[Recipe] = Recipe(lr=5e-5)
+    recipe: ClassVar[Recipe] = Recipe(lr=1e-3)
     paper: ClassVar[str] = "Sung et al. 2021, section 3"
     formula: ClassVar[str] = "fraction · D"
     start: ClassVar[Start] = "identity"

@@ -145,6 +145,20 @@ def build_adapter(
     )
 
 
+def outlined(base: Base, method: Method, readout: Readout | None, labels: LabelSet | None) -> Adapter:
+    """The adapter of a stranger's settings, as shapes without memory.
+
+    Raises:
+        AdapterFileError: they ask for tensors that cannot be.
+        InputError, UnsupportedError: as `build_adapter`.
+    """
+    try:
+        return build_adapter(base, method, readout, labels, None)
+    except (RuntimeError, OverflowError, TypeError) as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise AdapterFileError(f"Its settings ask for tensors that are larger than any can be ({first}).") from error
+
+
 def new_adapter(
     base: Base, *, method: Method, readout: Readout | None = None, task: Task | None = None, seed: int = 0
 ) -> Adapter:

@@ -26,7 +26,7 @@ from lmtailor.methods._phm import PHM
 from lmtailor.methods.lora import LoRAEdit
 from lmtailor.methods.loreft import LoReFT, ReFTEdit
 from lmtailor.methods.method import Method
-from lmtailor.store.adapter import Adapter, build_adapter
+from lmtailor.store.adapter import Adapter, outlined
 from lmtailor.store.adapterhub_config import Asked, method_of, shown
 from lmtailor.store.outline import Outline
 from lmtailor.store.tensors import HEADER, TensorInfo, read_header, read_tensors
@@ -90,7 +90,7 @@ def load_adapterhub(folder: Path, config: Mapping[str, Any], base: Base) -> Adap
     name = _check(config, base)
     asked = method_of(config["config"], base)
     header = read_header(folder / HUB_TENSORS, limit=HEADER + 8 * base.num_parameters)
-    adapter = build_adapter(base, asked.method, None, None, None)
+    adapter = outlined(base, asked.method, None, None)
     sources = [_sources(edit, asked, name, base) for edit in adapter.edits]
     idle = {file: shape for edit in adapter.edits for file, shape in _idle(edit, asked, name, base).items()}
     wanted = {file: shape for own in sources for source in own.values() for file, shape in source.shapes.items()}

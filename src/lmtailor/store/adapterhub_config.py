@@ -95,7 +95,7 @@ def method_of(settings: Mapping[str, Any], base: Base) -> Asked:
         AdapterFileError: the settings have no equal here, or are not known.
     """
     kind = settings.get("architecture") or "bottleneck"
-    if kind not in _KINDS:
+    if not isinstance(kind, str) or kind not in _KINDS:
         raise AdapterFileError(f"It is of AdapterHub's architecture {shown(kind)}, which is not read; {', '.join(_KINDS)} are.")
     return _KINDS[kind](settings, base)
 
@@ -235,8 +235,8 @@ def _at(settings: Mapping[str, Any], base: Base, parts: Mapping[str, list[str]])
 
 def _units(settings: Mapping[str, Any], width: int) -> int:
     factor = settings.get("reduction_factor")
-    if type(factor) not in (int, float) or not 0 < factor <= 1e6:  # type: ignore[operator]
-        raise AdapterFileError(f"reduction_factor is {shown(factor)}; one number above 0 for all blocks is read.")
+    if type(factor) not in (int, float) or not 1e-3 <= factor <= 1e6:  # type: ignore[operator]
+        raise AdapterFileError(f"reduction_factor is {shown(factor)}; one number from 0.001 on for all blocks is read.")
     return max(1, int(width // factor))  # type: ignore[operator]
 
 

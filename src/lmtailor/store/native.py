@@ -16,7 +16,7 @@ from lmtailor.core.files import sha256
 from lmtailor.core.settings import from_mapping, to_mapping
 from lmtailor.methods import method_class
 from lmtailor.readouts.registry import get_readout
-from lmtailor.store.adapter import Adapter, build_adapter
+from lmtailor.store.adapter import Adapter, outlined
 from lmtailor.store.manifest import Manifest, TensorFiles
 from lmtailor.store.peft.config import TENSORS
 from lmtailor.store.peft.form import peft_form, with_peft_tensors
@@ -120,11 +120,7 @@ def _rebuilt(manifest: Manifest, base: Base) -> Adapter:
         if manifest.labels is None:
             raise AdapterFileError("It has a readout but no labels.")
         readout = from_mapping(get_readout(manifest.readout.name), manifest.readout.settings, path="readout.settings")
-    try:
-        adapter = build_adapter(base, method, readout, manifest.labels, None)
-    except (RuntimeError, OverflowError, TypeError) as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise AdapterFileError(f"Its settings ask for tensors that are larger than any can be ({first}).") from error
+    adapter = outlined(base, method, readout, manifest.labels)
     if sites := set(manifest.sites) ^ {edit.site for edit in adapter.edits}:
         raise AdapterFileError(
             f"Its sites are not those that its method has on this base; they differ in {min(sites)!r}. It was changed by "

@@ -19,7 +19,7 @@ from lmtailor.core.errors import AdapterFileError
 from lmtailor.readouts.head import Head, HeadReading
 from lmtailor.readouts.labels import LabelSet
 from lmtailor.readouts.native import native_head
-from lmtailor.store.adapter import READOUT, Adapter, build_adapter
+from lmtailor.store.adapter import READOUT, Adapter, outlined
 from lmtailor.store.outline import Outline
 from lmtailor.store.peft.config import TENSORS, check_config
 from lmtailor.store.peft.kind import Folder, PeftKind, Shape
@@ -53,7 +53,7 @@ def load_peft(folder: Path, config: Mapping[str, Any], base: Base) -> Adapter:
         readout, labels = Head(pooling="native", virtual=found.virtual), _labels(rest, kind.head, base)
     elif rest:
         raise AdapterFileError(f"{next(iter(rest))[:120]!r} is in {TENSORS}, and has no equal in {kind.name} here.")
-    adapter = build_adapter(base, found.method, readout, labels, None)
+    adapter = outlined(base, found.method, readout, labels)
     head, held = _head(adapter, kind.head, rest, base)
     tensors = read_tensors(folder / TENSORS, {**found.shapes, **{name: rest[name] for name in head}})
     tensors = {name: tensor.float() for name, tensor in tensors.items()}
