@@ -77,7 +77,7 @@ def read_or_refused(data: bytes) -> None:
         assert len(message) < 1000
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 200_000 + 30 * len(data)
+    assert peak < (4 << 20) + 30 * len(data)  # the lies are of gigabytes; imports and caches of others are of megabytes
     assert not back or {name: tuple(value.shape) for name, value in back.items()} == dict(WANTED)
     assert all(torch.isfinite(value.float()).all() for value in back.values())
     assert {one.name for one in path.parent.iterdir()} == {path.name}

@@ -1,5 +1,6 @@
 """A folder of any method, with anything in its settings: read, or refused in one line; no memory taken, nothing written."""
 
+import copy
 import functools
 import json
 import shutil
@@ -84,12 +85,12 @@ def places(value: Any, start: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]
 
 def put(whole: Any, path: tuple[Any, ...], value: Any) -> None:
     """Change a value, if the path still leads to one."""
-    for key in path[:-1]:
-        whole = whole[key] if isinstance(whole, dict | list) and path else None
-        if not isinstance(whole, dict | list):
-            return
-    if isinstance(whole, dict) or (isinstance(whole, list) and path[-1] < len(whole)):
-        whole[path[-1]] = value
+    try:
+        for key in path[:-1]:
+            whole = whole[key]
+        whole[path[-1]] = copy.deepcopy(value)
+    except (KeyError, IndexError, TypeError):
+        return  # another change has put something else there
 
 
 def changed(data: st.DataObject, file: str) -> Path:

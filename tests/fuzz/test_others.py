@@ -1,5 +1,6 @@
 """Folders of other programs whose headers or settings are others: read, or refused in one line."""
 
+import copy
 import functools
 import json
 import shutil
@@ -127,6 +128,6 @@ def test_any_setting_of_adapterhub_s(case: str, data: st.DataObject) -> None:
     config = json.loads(path.read_text("utf-8"))
     for table in (config, config["config"]):
         for key in data.draw(st.lists(st.sampled_from(sorted(table)), max_size=1)):
-            table[key] = data.draw(NASTY)
+            table[key] = copy.deepcopy(data.draw(NASTY))
     path.write_text(json.dumps(config), "utf-8")
     read_or_refused(folder, one.base)

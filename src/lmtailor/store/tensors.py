@@ -186,4 +186,5 @@ def _shown(shape: tuple[int, ...]) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    line = (str(error).splitlines() or [type(error).__name__])[0]
+    return line if len(line) <= 300 else f"{line[:300]}…"
