@@ -21,6 +21,7 @@ class Batch:
     """Inputs alone."""
 
     inputs: Mapping[str, Tensor]
+    answer_N: None = None
 
     def rows(self, examples: Sequence[int]) -> "Batch":
         return Batch({name: value[list(examples)] for name, value in self.inputs.items()})

@@ -148,3 +148,69 @@ def test_settings_are_checked(settings: dict[str, Any], message: str) -> None:
 def test_other_sublayers_take_no_prefix() -> None:
     with pytest.raises(UnsupportedError, match=r"block\.0\.ffn of gpt2 is no attention"):
         Prefix(at="block.*.ffn").edits(base_of("gpt2").sites, None)
+
+
+@pytest.mark.parametrize("key", ["gpt2", "llama", "opt", "qwen3"])
+@pytest.mark.parametrize("shift", [True, False])
+def test_an_infix_is_what_a_cache_holds_between_text_and_answer(key: str, shift: bool) -> None:
+    """The text but its last token is run, the prefix is put into its cache, and the rest goes on from there."""
+    base, start, length = base_of(key), 4, 3
+    edits = perturbed(Prefix(length=length, place="infix", shift=shift).edits(base.sites, generator(0)), scale=0.5)
+    (edit,) = edits
+    assert isinstance(edit, PlainPrefix)
+    ids = tiny_inputs(base)["input_ids"][:1]
+    tokens = ids.shape[1]
+    with torch.no_grad():
+        out = base.model(input_ids=ids[:, : start - 1], use_cache=True)
+        for layer, (keys, values) in enumerate(edit.prefix_L2KND):
+            out.past_key_values.update(keys[None], values[None], layer)
+        moved = length if shift else 0
+        places = torch.arange(start - 1, tokens)[None] + moved
+        mask = torch.ones(1, tokens + length, dtype=torch.long)
+        rest = base.model(
+            input_ids=ids[:, start - 1 :], past_key_values=out.past_key_values, position_ids=places, attention_mask=mask
+        )
+        with attach(base, Worn(edits)) as attached, attached.answering(start):
+            found = logits(base, {"input_ids": ids})
+    assert apart(found, torch.cat([out.logits, rest.logits], 1)) < 1e-5
+
+
+@pytest.mark.parametrize("key", ["gpt2", "llama", "opt"])
+def test_an_infix_generates_the_same_with_and_without_a_cache(key: str) -> None:
+    base = base_of(key)
+    worn = Worn(perturbed(Prefix(length=3, place="infix").edits(base.sites, generator(0)), scale=0.5))
+    inputs = left_padded(base, [4, 7, 2])
+    with torch.no_grad(), attach(base, worn):
+        found = generated(base, inputs)
+        assert torch.equal(found, generated(base, inputs, use_cache=False))
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("bert", "bert is an encoder. Take place='front'"),
+        ("t5", "t5 is an encoder-decoder. Take place='front'"),
+        ("mistral", "of mistral has a window"),
+    ],
+)
+def test_an_infix_has_its_place_in_causal_decoders_alone(key: str, message: str) -> None:
+    with pytest.raises(UnsupportedError, match=message):
+        Prefix(length=2, place="infix").edits(base_of(key).sites, None)
+
+
+def test_layers_without_a_window_take_an_infix() -> None:
+    sites = base_of("gemma2").sites
+    free = [site.name for site in sites.select("block.*.attn", "sublayer") if site.attention and site.attention.window is None]
+    (edit,) = Prefix(length=2, place="infix", at=", ".join(free)).edits(sites, None)
+    assert isinstance(edit, PlainPrefix)
+    assert edit.sites == tuple(free)
+
+
+def test_a_network_s_infix_stays_one() -> None:
+    base = base_of("gpt2")
+    method = Prefix(length=2, place="infix", reparam="mlp", hidden=5)
+    plain, edits = method.finished(method.edits(base.sites, generator(0)))
+    (edit,) = edits
+    assert isinstance(plain, Prefix)
+    assert isinstance(edit, PlainPrefix)
+    assert plain.place == edit.place == "infix"

@@ -150,3 +150,17 @@ def test_a_prompt_before_both_stacks_starts_in_each_one_s_words(key: str) -> Non
 def test_one_stack_has_no_decoder_beside_it(at: Any) -> None:
     with pytest.raises(UnsupportedError, match="gpt2 has one stack"):
         SoftPrompt(at=at).edits(base_of("gpt2").sites, None)
+
+
+@pytest.mark.parametrize(
+    ("key", "place", "message"),
+    [
+        ("bert", "infix", "bert is an encoder. Take place='before_gap'"),
+        ("t5", "infix", "t5 is an encoder-decoder. Take at='decoder'"),
+        ("gpt2", "after_gap", "gpt2 is a causal decoder. Take place='infix'"),
+        ("bart", "before_gap", "bart is an encoder-decoder. Take place='front'"),
+    ],
+)
+def test_places_that_a_model_has_not(key: str, place: Any, message: str) -> None:
+    with pytest.raises(UnsupportedError, match=message):
+        SoftPrompt(place=place).edits(base_of(key).sites, None)

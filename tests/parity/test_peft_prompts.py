@@ -194,6 +194,8 @@ def test_the_configurations(tmp_path: Path) -> None:
         ("t5", SoftPrompt(length=2, at="both"), "never uses it"),
         ("bart", SoftPrompt(length=2, at="decoder"), "never uses it"),
         ("bert", SoftPrompt(length=2, place="after_gap"), "before the input alone"),
+        ("gpt2", SoftPrompt(length=2, place="infix"), "before the input alone"),
+        ("gpt2", Prefix(length=2, place="infix"), "behind the text"),
     ],
 )
 def test_what_peft_does_not_have(tmp_path: Path, key: str, method: Method, message: str) -> None:

@@ -46,7 +46,7 @@ def scores(base: Base, adapter: Adapter, count: int = 4) -> tuple[Tensor, dict[s
     assert adapter.reading is not None
     batch = adapter.reading.collate([adapter.reading.encode(example) for example in sentences()[:count]])
     with torch.no_grad(), attach(base, adapter) as attached:
-        out = attached.scores(0, attached.states(batch.inputs), batch)
+        out = attached.scores(0, attached.states(batch.inputs, batch.answer_N), batch)
     return out, {name: value for name, value in batch.inputs.items() if name != "decoder_input_ids"}
 
 

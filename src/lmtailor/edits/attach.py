@@ -9,11 +9,13 @@ import inspect
 import threading
 import weakref
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Protocol, Self
 
 from torch import Tensor, nn
+from transformers import GenerationMixin
 
 from lmtailor.base.base import Base
 from lmtailor.base.states import States
@@ -24,6 +26,7 @@ from lmtailor.edits.edits import Edits
 from lmtailor.edits.engine import Engine, stations
 from lmtailor.edits.entrance import Entrance, widen_cross_mask
 from lmtailor.edits.groups import Rows
+from lmtailor.edits.infix import AnswerBehindPrompt, answering
 from lmtailor.edits.kinds import TokenPrompt
 from lmtailor.edits.prefixes import PrefixStore
 from lmtailor.edits.weights import WeightSwap, swaps
@@ -35,6 +38,10 @@ class BatchLike(Protocol):
     @property
     def inputs(self) -> Mapping[str, Tensor]:
         """The trunk's arguments."""
+
+    @property
+    def answer_N(self) -> Tensor | None:
+        """Where the answer of each sequence begins, as `Attached.answering` takes it; None where it is not in the input."""
 
     def rows(self, examples: Sequence[int]) -> Self:
         """The batch of some examples."""
@@ -125,6 +132,8 @@ class Attached:
             swap.install()
         for entrance in self._entrances:
             self._handles += entrance.register()
+        if any(entrance.has_infix for entrance in self._entrances) and isinstance(self.base.model, GenerationMixin):
+            self._handles.append(AnswerBehindPrompt(self.engine, self.base.model))
         self._hook_cross_mask()
         for store in self._stores:
             self._handles += store.install()
@@ -165,10 +174,25 @@ class Attached:
         for swap in self._swaps:
             swap.install()
 
-    def states(self, inputs: Mapping[str, Tensor]) -> States:
-        """Run the trunk once and keep every block that some row's readout reads."""
+    def answering(self, answer: Tensor | int | None) -> AbstractContextManager[None]:
+        """For a while, answers begin at these tokens, for what stands between text and answer in causal decoders.
+
+        Args:
+            answer: the index of the answer's first token, one for all sequences or one for each (N,), -1 meaning behind the
+                text. `generate` sets it to its prompt's length; where nothing is set, answers begin behind the text.
+        """
+        return answering(self.engine, answer)
+
+    def states(self, inputs: Mapping[str, Tensor], answer: Tensor | None = None) -> States:
+        """Run the trunk once and keep every block that some row's readout reads.
+
+        Args:
+            inputs: the trunk's arguments.
+            answer: where the answers begin, as for `answering`.
+        """
         layers = {layer for adapter in self.adapters if adapter.reading is not None for layer in adapter.reading.layers}
-        states = self.base.hidden(inputs, tuple(sorted(layers)))
+        with self.answering(answer):
+            states = self.base.hidden(inputs, tuple(sorted(layers)))
         read = self._entrances[-1]
         return replace(states, layers={layer: read.without_inserted(value) for layer, value in states.layers.items()})
 
@@ -191,7 +215,7 @@ class Attached:
         slots = self._rows.slots
         for slot in slots:
             self._reader(slot)
-        states = self.states(batch.inputs)
+        states = self.states(batch.inputs, batch.answer_N)
         if self._rows.shared:
             return list(self.scores(0, states, batch))
         out: dict[int, Tensor] = {}

@@ -45,6 +45,8 @@ class Prefixes:
     slot_of_row: tuple[int, ...]
     """For each row its prefix, or -1."""
     gate: Gate | None = None
+    late_SN: Tensor | None = None
+    """Which slots stand between text and answer; None where none does."""
 
     def visible_RN(self) -> Tensor:
         """Which slots are real for each row."""
@@ -68,6 +70,8 @@ class Pass:
     """For each row the index of its first token, where masked slots of longer prompts stand before it; () if all begin at 0."""
     shares_BT1: Tensor | None = None
     """Each token's share in the mean over its sequence, where some edit asks for it."""
+    late_BQ: Tensor | None = None
+    """Which queries see prefixes that stand between text and answer, where there are such."""
 
 
 @dataclass
@@ -207,6 +211,10 @@ def _visible(layer: Layer, prefixes: Prefixes, query: Tensor) -> Tensor:
     batch, queries = query.shape[0], query.shape[2]
     per_row, width = batch // rows.shape[0], rows.shape[1]
     visible = rows.repeat_interleave(per_row, 0)[:, None, None, :].expand(batch, 1, queries, -1)
+    if prefixes.late_SN is not None:
+        assert layer.now.late_BQ is not None, "a layer with an infix was entered without telling text from answer"
+        slots = torch.tensor(prefixes.slot_of_row, device=query.device).clamp_min(0).repeat_interleave(per_row)
+        visible = visible & (~prefixes.late_SN[slots][:, None, None] | layer.now.late_BQ[:, None, :, None])
     if layer.window is None or layer.cross:
         return visible
     assert layer.now.positions_BQ is not None, "a windowed layer was entered without positions"

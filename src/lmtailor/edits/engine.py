@@ -50,6 +50,8 @@ class Engine:
         self.phase = "prefill"
         self.draw: int | None = None
         """What edits that choose by chance draw from in this pass; None outside of training."""
+        self.answer: Tensor | int | None = None
+        """Where answers begin, as `infix.gaps_of` takes it."""
         self.recording = False
         """A pass that only leaves keys and values; nothing but edits of states and static prefixes acts."""
         self.alive = True
@@ -92,10 +94,10 @@ class Engine:
                 raise UnsupportedError(f"{type(edit).__name__} acts on attentions; {name} is none.")
             if isinstance(edit, PromptEdit) and site.kind != "embedding":
                 raise UnsupportedError(f"{type(edit).__name__} acts on embedding sites; {name} is a {site.kind}.")
-            if isinstance(edit, PromptEdit) and edit.place != "front" and self.base.kind != "encoder":
-                raise UnsupportedError(
-                    f"{type(edit).__name__} stands beside a masked model's gap; {self.base.family.name} is a {self.base.kind}."
-                )
+            kind = "decoder" if edit.place == "infix" else "encoder"
+            if edit.place != "front" and self.base.kind != kind:
+                where = "between text and answer of a causal decoder" if kind == "decoder" else "beside a masked model's gap"
+                raise UnsupportedError(f"{type(edit).__name__} stands {where}; {self.base.family.name} is a {self.base.kind}.")
 
     @property
     def sites(self) -> list[Site]:

@@ -2,7 +2,8 @@
 
 Positions move on where something stands before the input; in stacks that are not causal, and in the decoder of an
 encoder-decoder, prompts become virtual tokens in front of the embeddings, and are taken off the output again. Behind a cache
-they have been put already, and only the mask is widened. Those beside an encoder's gap are put by `insertion`.
+they have been put already, and only the mask is widened. Those beside an encoder's gap, and those between the text and the
+answer of a causal decoder, are put by `insertion`.
 
 Shapes: B sequences (rows · beams), T tokens, N virtual tokens, H features. Virtual tokens are aligned on the right, next to
 the input, so that distances are the same in every row.
@@ -20,6 +21,7 @@ from torch.nn import functional as F
 from lmtailor.base.stack import Stack
 from lmtailor.core.errors import InputError, StateError, UnsupportedError
 from lmtailor.edits.engine import Engine
+from lmtailor.edits.infix import Between, gaps_of
 from lmtailor.edits.insertion import BESIDE, Insertion, gaps_in
 from lmtailor.edits.kinds import Place, PromptEdit
 from lmtailor.edits.places import places_of
@@ -47,7 +49,13 @@ class Entrance:
         """Where virtual tokens stand in the midst of the rows of the current pass."""
         self._positions_BT: Tensor | None = None
         self._places_asked = engine.asks_places
-        self._inserts = any(edit.place != "front" for slot in range(len(engine.adapters)) for edit in engine.prompts(slot, stack))
+        self._late: Tensor | None = None
+        """Which tokens of the current pass see what stands between text and answer."""
+        slots = range(len(engine.adapters))
+        places = {edit.place for slot in slots for edit in engine.prompts(slot, stack)}
+        self._inserts = bool(places & set(BESIDE))
+        self.has_infix = "infix" in places or any(prefixes.has_infix(slot) for slot in slots)
+        """Whether some adapter puts something between text and answer."""
 
     def register(self) -> list[Any]:
         """Hook the root, and the position embedding where positions are looked up inside."""
@@ -62,12 +70,13 @@ class Entrance:
         return handles
 
     def _prompts(self, slot: int | None, place: Place = "front") -> list[PromptEdit]:
-        own = [] if slot is None or recorded(self.stack) else self.engine.prompts(slot, self.stack)
-        return [edit for edit in own if edit.place == place]
+        if slot is None or (place == "front" and recorded(self.stack)):
+            return []
+        return [edit for edit in self.engine.prompts(slot, self.stack) if edit.place == place]
 
-    def width(self, slot: int | None) -> int:
-        """Virtual tokens that an adapter puts in front of the embeddings."""
-        return sum(edit.length for edit in self._prompts(slot))
+    def width(self, slot: int | None, place: Place = "front") -> int:
+        """Virtual tokens that an adapter puts at a place among the embeddings, by default in front of them."""
+        return sum(edit.length for edit in self._prompts(slot, place))
 
     def _lead(self, slot: int | None) -> int:
         """By how much the positions of a row's input move on."""
@@ -94,12 +103,14 @@ class Entrance:
         # The cache of a decoder holds its virtual tokens, in as many slots as the longest prompt of the batch has.
         own_past = past - max(widths) if past else 0
         layers = self.prefixes.layers.values()
+        between = self._between(kwargs, batch, tokens, past)
+        tokens = _shape(kwargs)[1]
         windows = any(layer.window is not None and layer.now.prefixes is not None for layer in layers)
-        if any(leads) or windows:
+        if any(leads) or windows or between:
             self._move(kwargs, leads, [] if past else widths, batch, tokens, own_past)
         starts = tuple(max(widths) - width for width in widths) if any(widths) else ()
         for layer in layers:
-            layer.now = replace(layer.now, positions_BQ=self._positions_BT, starts=starts)
+            layer.now = replace(layer.now, positions_BQ=self._positions_BT, starts=starts, late_BQ=self._late)
         if any(widths):
             self.present_BN = self._present(widths, batch)
             if past:
@@ -138,7 +149,9 @@ class Entrance:
     # positions
 
     def _move(self, kwargs: dict[str, Any], leads: list[int], widths: list[int], batch: int, tokens: int, past: int) -> None:
-        if len(set(leads)) > 1 and self._rope_depends_on_batch():
+        slots = self.engine.rows.slots
+        spans = {lead + self.prefixes.late(slot) + self.width(slot, "infix") for lead, slot in zip(leads, slots, strict=True)}
+        if len(spans) > 1 and self._rope_depends_on_batch():
             raise UnsupportedError(
                 "This model's rotary embedding depends on the longest sequence of the batch (dynamic or longrope), so rows with "
                 "prefixes of different lengths would change each other. Run them in batches of one length."
@@ -249,6 +262,35 @@ class Entrance:
         kwargs["attention_mask"] = made.marked(torch.ones_like(ids) if mask is None else mask, 1)
         if kwargs.get("token_type_ids") is not None:
             kwargs["token_type_ids"] = made.marked(kwargs["token_type_ids"], 0)
+
+    def _between(self, kwargs: dict[str, Any], batch: int, tokens: int, past: int) -> bool:
+        """Put virtual tokens between text and answer, and say which tokens see what else stands there; whether any row has it."""
+        self._late = None
+        if not self.has_infix:
+            return False
+        self.insertion = None
+        slots = self.engine.rows.slots
+        counts, late = [self.width(slot, "infix") for slot in slots], [self.prefixes.late(slot) for slot in slots]
+        if self.engine.recording or not (any(counts) or any(map(self.prefixes.has_infix, slots))):
+            return False
+        device, width, mask = self.engine.base.device, max(counts), kwargs.get("attention_mask")
+        own_past = past - width if past else 0
+        counts_B, late_B = (torch.tensor(own, device=device).repeat_interleave(batch // len(slots)) for own in (counts, late))
+        gaps_B = gaps_of(self.engine.answer, mask, batch, tokens, own_past, device)
+        it = Between(gaps_B=gaps_B, counts_B=counts_B, late_B=late_B, past=own_past, tokens=tokens)
+        positions_BT = it.positions(self._default(kwargs, batch, tokens, own_past))
+        self._late = it.behind_BT
+        if width and not past:
+            self.insertion = made = Insertion.between(gaps_B, counts_B, tokens)
+            own_BTH, ids = kwargs.get("inputs_embeds"), kwargs.pop("input_ids", None)
+            own_BTH = self.engine.embed(self.stack)(ids) if own_BTH is None else own_BTH
+            kwargs["inputs_embeds"] = made.joined(own_BTH, self._tokens("infix", width, own_BTH))
+            positions_BT, self._late = it.inserted(positions_BT, made), made.marked(self._late.long(), 1).bool()
+        if width:
+            own_BS = torch.ones(batch, own_past + tokens, dtype=torch.long, device=device) if mask is None else mask
+            kwargs["attention_mask"] = it.widened(own_BS)
+        kwargs["position_ids"] = positions_BT
+        return True
 
     def without_inserted(self, state: Tensor) -> Tensor:
         """States without the virtual tokens in the midst of the rows."""

@@ -1,7 +1,9 @@
-"""Virtual tokens in the midst of the rows of an encoder: before and after the gap that a masked model fills.
+"""Virtual tokens in the midst of rows: around the gap that a masked model fills, or between a causal decoder's text and answer.
 
 The gap goes from a row's first mask token to its last; a row without one has it behind its last token. Rows become longer by
-as much as the longest insertion of the batch, padded on the right; what was put in is taken out of the output again.
+as much as the longest insertion of the batch; what was put in is taken out of the output again. An encoder's rows are padded
+on the right. A decoder's are padded on the left: what stands behind the insertion is then at the same place in every row, so
+that tokens can be appended behind a cache, and no hole opens among the tokens that a window counts.
 
 Shapes: B sequences, T tokens, M virtual tokens, L = T + the most that one row gets, H features.
 """
@@ -47,8 +49,30 @@ class Insertion:
     """For each token that was there its place in the longer row."""
     new_BM: Tensor
     """For each virtual token its place; L, behind the end, where a row has fewer."""
+    read_BT: Tensor
+    """For each token that was there the place of the state that is read as its own."""
     length: int
     """L."""
+
+    @classmethod
+    def between(cls, gaps_B: Tensor, counts_B: Tensor, tokens: int) -> "Insertion":
+        """Put tokens before one place of every row. The state that predicts what follows there is the last new token's.
+
+        Args:
+            gaps_B: the index of the token before which they are put, 1 to T.
+            counts_B: how many.
+            tokens: T.
+        """
+        width = int(counts_B.amax())
+        here_T, number_M = (torch.arange(size, device=gaps_B.device) for size in (tokens, width))
+        gaps_B1, counts_B1 = gaps_B[:, None], counts_B[:, None]
+        spare_B1 = width - counts_B1
+        return cls(
+            own_BT=here_T + torch.where(here_T >= gaps_B1, width, spare_B1),
+            new_BM=torch.where(number_M < counts_B1, gaps_B1 + spare_B1 + number_M, tokens + width),
+            read_BT=here_T + torch.where(here_T >= gaps_B1 - 1, width, spare_B1),
+            length=tokens + width,
+        )
 
     @classmethod
     def at(cls, gaps_B2: Tensor, counts_B2: Tensor, tokens: int) -> "Insertion":
@@ -69,7 +93,7 @@ class Insertion:
             number_M = torch.arange(width, device=gaps_B2.device)
             there_BM = starts_B2[:, part, None] + number_M
             new.append(there_BM.masked_fill(number_M >= counts_B2[:, part, None], length))
-        return cls(own_BT=own_BT, new_BM=torch.cat(new, 1), length=length)
+        return cls(own_BT=own_BT, new_BM=torch.cat(new, 1), read_BT=own_BT, length=length)
 
     def joined(self, own_BTH: Tensor, new_BMH: Tensor) -> Tensor:
         """The longer rows (B, L, H), zero where they are padded."""
@@ -89,7 +113,7 @@ class Insertion:
 
     def taken(self, state_BLH: Tensor, front: int = 0) -> Tensor:
         """The states without the virtual tokens, behind the `front` ones that stand before the rows."""
-        own_BTH = state_BLH[:, front:].gather(1, _wide(self.own_BT, state_BLH))
+        own_BTH = state_BLH[:, front:].gather(1, _wide(self.read_BT, state_BLH))
         return torch.cat([state_BLH[:, :front], own_BTH], 1) if front else own_BTH
 
 

@@ -117,6 +117,8 @@ class PrefixEdit(Edit):
     """Virtual tokens."""
     shift: bool = True
     """Whether the input's positions move on by `length`."""
+    place: Literal["front", "infix"] = "front"
+    """infix, in causal decoders: seen, and shifting, from the token on that predicts the answer's first."""
 
     pooled: bool = False
     """Whether the gate of a token is the mean over its sequence."""
@@ -130,8 +132,9 @@ class PrefixEdit(Edit):
         return None
 
 
-Place = Literal["front", "before_gap", "after_gap"]
-"""Where virtual tokens stand: before the input, or beside the gap that a masked model fills (behind the text, if it has none)."""
+Place = Literal["front", "before_gap", "after_gap", "infix"]
+"""Where virtual tokens stand: before the input; beside the gap that a masked model fills (behind the text, if it has none);
+or between the text and the answer of a causal decoder."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -141,7 +144,7 @@ class PromptEdit(Edit):
     length: int
     """Virtual tokens."""
     place: Place = "front"
-    """Beside the gap only in encoders."""
+    """Beside the gap only in encoders, infix only in causal decoders."""
 
     @abstractmethod
     def embeddings(self, embedding: Callable[[Tensor], Tensor]) -> Tensor:

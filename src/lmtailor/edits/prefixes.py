@@ -7,7 +7,7 @@ Shapes: S adapters, L attention layers, K key/value heads, N virtual tokens, D f
 """
 
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -63,7 +63,8 @@ class PrefixStore:
         return [site for site in self.engine.base.sites.values() if site.attention is not None and site.stack == self.stack.name]
 
     def _prompts(self, slot: int) -> list[PromptEdit]:
-        return self.engine.prompts(slot, self.stack) if recorded(self.stack) else []
+        own = self.engine.prompts(slot, self.stack) if recorded(self.stack) else []
+        return [edit for edit in own if edit.place == "front"]
 
     def _tuned(self, slot: int) -> list[PrefixEdit]:
         names = set(self.layers)
@@ -73,9 +74,20 @@ class PrefixStore:
         """By how many positions the input of an adapter's rows moves on."""
         if slot is None:
             return 0
+        return self._shift(slot, "front") + (sum(edit.length for edit in self._prompts(slot)) if prompts else 0)
+
+    def late(self, slot: int | None) -> int:
+        """By how many positions the answer of an adapter's rows moves on, beside what the input does."""
+        return 0 if slot is None else self._shift(slot, "infix")
+
+    def _shift(self, slot: int, place: Literal["front", "infix"]) -> int:
         own = {site.name for site in self._attention_sites() if site.attention and not site.attention.cross}
-        tuned = sum(edit.length for edit in self._tuned(slot) if edit.shift and own & set(edit.sites))
-        return tuned + (sum(edit.length for edit in self._prompts(slot)) if prompts else 0)
+        tuned = [edit for edit in self._tuned(slot) if edit.place == place]
+        return sum(edit.length for edit in tuned if edit.shift and own & set(edit.sites))
+
+    def has_infix(self, slot: int | None) -> bool:
+        """Whether an adapter has keys and values between text and answer."""
+        return slot is not None and any(edit.place == "infix" for edit in self._tuned(slot))
 
     @property
     def used(self) -> bool:
@@ -108,7 +120,7 @@ class PrefixStore:
         for site in self.layers:
             pairs = {slot: _joined(per_slot[slot][site]) for slot in slots if site in per_slot[slot]}
             if pairs:
-                out[site] = replace(self._prefixes(pairs), gate=self._gate(site, pairs))
+                out[site] = replace(self._prefixes(pairs), gate=self._gate(site, pairs), late_SN=self._late_slots(site, pairs))
         return out
 
     def _prefixes(self, pairs: dict[int, KeyValues]) -> Prefixes:
@@ -149,6 +161,17 @@ class PrefixStore:
             slots_SN=slots_SN,
             pooled=pooled,
         )
+
+    def _late_slots(self, site: str, pairs: dict[int, KeyValues]) -> Tensor | None:
+        """Which slots of a layer's prefixes stand between text and answer (S, N), or None where none does."""
+        if not any(map(self.has_infix, pairs)):
+            return None
+        longest, rows = max(keys.shape[1] for keys, _ in pairs.values()), []
+        for slot, (keys, _) in pairs.items():
+            tuned = [edit.place == "infix" for edit in self._tuned(slot) if site in edit.sites for _ in range(edit.length)]
+            length = keys.shape[1]
+            rows.append([False] * (longest - length) + tuned + [False] * (length - len(tuned)))
+        return torch.tensor(rows, device=self.engine.base.device)
 
     def _tuned_key_values(self, slot: int) -> dict[str, list[KeyValues]]:
         out: dict[str, list[KeyValues]] = {}

@@ -42,7 +42,7 @@ class WholeModel:
         """Run the trunk and read it."""
         batch = self.reading.collate([self.items[i] for i in indices]).to(self.attached.base.device)
         with self.autocast:
-            states = self.attached.states(batch.inputs)
+            states = self.attached.states(batch.inputs, batch.answer_N)
             return self.attached.scores(self.slot, states, batch, training=training), batch
 
 
@@ -71,7 +71,7 @@ class CachedTrunk:
         sequences = [self.first[i] + k for i in indices for k in range(batch.per_row)]
         states = self.cache.get(sequences, batch.mask_NT.shape[1]).to(whole.attached.base.device)
         with whole.autocast, self.replay.playing(states):
-            kept = whole.attached.states(batch.inputs)
+            kept = whole.attached.states(batch.inputs, batch.answer_N)
             return whole.attached.scores(0, kept, batch, training=training), batch
 
 
@@ -141,7 +141,7 @@ def _pooled(whole: WholeModel, reading: HeadReading, training: Training, progres
     with torch.no_grad(), whole.autocast:
         for indices in by_length(items, training.batch_size):
             batch = reading.collate([items[i] for i in indices]).to(base.device)
-            states = whole.attached.own_states(0, whole.attached.states(batch.inputs))
+            states = whole.attached.own_states(0, whole.attached.states(batch.inputs, batch.answer_N))
             features = reading.features(base, states, batch).float()
             out = features.new_empty(len(items), features.shape[1]) if out is None else out
             out[torch.tensor(indices, device=base.device)] = features
@@ -162,7 +162,7 @@ def _cached(
     with torch.no_grad(), whole.autocast, replay.capturing():
         for indices in by_length(items, training.batch_size):
             batch = whole.reading.collate([items[i] for i in indices]).to(base.device)
-            whole.attached.states(batch.inputs)
+            whole.attached.states(batch.inputs, batch.answer_N)
             states = replay.kept()
             if cache is None:
                 cache = StateCache(lengths, base.hidden_size, states.dtype, memory=training.cache_memory, folder=folder)

@@ -47,7 +47,7 @@ def score(
     """
 
     def run(batch: Batch) -> Tensor:
-        return attached.scores(slot, attached.states(batch.inputs), batch)
+        return attached.scores(slot, attached.states(batch.inputs, batch.answer_N), batch)
 
     return score_with(run, reading, items, attached.base.device, batch_size=batch_size, progress=progress)
 

@@ -37,10 +37,17 @@ def front_sites(sites: Sites, at: Front = "input", place: Place = "front") -> li
     Raises:
         UnsupportedError: the model has no decoder beside an encoder, or fills no gaps.
     """
-    if place != "front" and sites.kind != "encoder":
+    if place == "infix" and sites.kind != "decoder":
+        instead = {"encoder": "Take place='before_gap'.", "encoder-decoder": "Take at='decoder': there the answer begins."}
         raise UnsupportedError(
-            f"place={place!r} puts virtual tokens beside the gap that a masked model fills; {sites.model_type} is "
-            f"{'a causal decoder' if sites.kind == 'decoder' else 'an encoder-decoder'}. Take place='front'."
+            f"place='infix' puts virtual tokens between the text and the answer of a causal decoder; {sites.model_type} is an "
+            f"{sites.kind}. {instead[sites.kind]}"
+        )
+    if place in ("before_gap", "after_gap") and sites.kind != "encoder":
+        what = "a causal decoder" if sites.kind == "decoder" else "an encoder-decoder"
+        raise UnsupportedError(
+            f"place={place!r} puts virtual tokens beside the gap that a masked model fills; {sites.model_type} is {what}. "
+            f"Take place={'infix' if sites.kind == 'decoder' else 'front'!r}."
         )
     embeddings = [site for site in sites.values() if site.kind == "embedding"]
     own = [site for site in embeddings if site.stack != "decoder"]

@@ -3,6 +3,8 @@
 Shapes: L attention layers, N virtual tokens, W = kv_heads · head_dim features of a token's keys, D features of a head, M hidden.
 With `reparam="mlp"` (section 4.3), P = W₂ tanh(W₁ E + b₁) + b₂ from embeddings E (N, W), one network for all layers; it is
 run once a step and thrown away after training.
+With place="infix" (section 7, infix-tuning), the row is [x; P; y]: the answer y attends to P, the text x does not. The state that
+predicts y's first token must attend to P too; it is that of x's last token, so P stands just before this one.
 Start: "random" N(0, std²) for P, or N(0, 1) for E; "text" the keys and values of real words (section 7.3, low-data settings).
 Trained parameters: L · 2 · N · W; with the network N · W + W · M + M + M · 2 · L · W + 2 · L · W.
 `shift`: the input's positions move on by N, as in PEFT and in the paper's code; AdapterHub leaves them.
@@ -67,6 +69,7 @@ class Prefix(Method, Starts, Finishes):
         {"length": 2, "at": "block.*.{attn,cross}", "shift": False},
         {"length": 2, "reparam": "mlp", "hidden": 5},
         {"length": 4, "init": "text", "text": "a good movie"},
+        {"length": 3, "place": "infix"},
     )
 
     length: int = 10
@@ -81,7 +84,9 @@ class Prefix(Method, Starts, Finishes):
     std: float = 0.02
     """Standard deviation of the random start. PEFT starts at 1."""
     shift: bool = True
-    """Move the input's positions on by `length`."""
+    """Move the input's positions on by `length`; with place="infix", those behind the prefix."""
+    place: Literal["front", "infix"] = "front"
+    """infix: between the text and the answer, in causal decoders."""
 
     def __post_init__(self) -> None:
         if self.length < 1:
@@ -97,9 +102,24 @@ class Prefix(Method, Starts, Finishes):
         """One edit for the attention layers of each stack that `at` selects, and one for its cross-attention."""
         groups: dict[str, list[Site]] = {}
         for site in sites.select(self.at, "sublayer"):
+            self._check_place(site, sites)
             kind = "cross" if _attention(site, sites).cross else "attn"
             groups.setdefault(f"{site.stack}.block.*.{kind}".removeprefix("."), []).append(site)
         return Edits(tuple(self._edit(name, group, sites, rng) for name, group in groups.items()))
+
+    def _check_place(self, site: Site, sites: Sites) -> None:
+        if self.place == "front":
+            return
+        if sites.kind != "decoder":
+            raise UnsupportedError(
+                "place='infix' puts keys and values between the text and the answer of a causal decoder; "
+                f"{sites.model_type} is an {sites.kind}. Take place='front'."
+            )
+        if _attention(site, sites).window is not None:
+            raise UnsupportedError(
+                f"place='infix' needs attention that sees the whole text; {site.name} of {sites.model_type} has a window. "
+                "Take place='front', or select other layers."
+            )
 
     def _edit(self, name: str, group: list[Site], sites: Sites, rng: Generator | None) -> PrefixEdit:
         shapes = {(layer.kv_heads, layer.head_dim) for layer in (_attention(site, sites) for site in group)}
@@ -109,7 +129,7 @@ class Prefix(Method, Starts, Finishes):
             )
         heads, width = shape = shapes.pop()
         names = tuple(site.name for site in group)
-        common: dict[str, Any] = {"site": name, "sites": names, "length": self.length, "shift": self.shift}
+        common: dict[str, Any] = {"site": name, "sites": names, "length": self.length, "shift": self.shift, "place": self.place}
         if self.reparam is None:
             tensor = normal((len(names), 2, heads, self.length, width), rng, std=self.std)
             return PlainPrefix(**common, prefix_L2KND=tensor)
@@ -149,7 +169,8 @@ def _plain(edit: Edit) -> PlainPrefix:
     assert isinstance(edit, NetworkPrefix)
     with torch.no_grad():
         tensor = edit.key_values().contiguous().clone()
-    return PlainPrefix(site=edit.site, sites=edit.sites, length=edit.length, shift=edit.shift, prefix_L2KND=tensor)
+    common: dict[str, Any] = {"site": edit.site, "sites": edit.sites, "length": edit.length, "shift": edit.shift}
+    return PlainPrefix(**common, place=edit.place, prefix_L2KND=tensor)
 
 
 def _attention(site: Site, sites: Sites) -> Attention:

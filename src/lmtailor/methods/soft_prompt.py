@@ -6,7 +6,8 @@ tokens (vocabularies are ordered by frequency, so these stand for the most commo
 labels' names, averaged over the pieces of a name, and vocab for the rest; "text" embeddings of a text's pieces,
 repeated or cut to N (PEFT's way).
 Trained parameters: N · H for each stack that `at` names. In causal decoders the prompt is run once and attached as keys and
-values; before an encoder, and before the decoder of an encoder-decoder, its tokens stand in every row.
+values; before an encoder, and before the decoder of an encoder-decoder, its tokens stand in every row, and so
+do those of place="infix".
 The paper puts the prompt before the encoder alone. PEFT stores one for the decoder too, and never uses it.
 """
 
@@ -39,6 +40,7 @@ class SoftPrompt(Method, Starts):
         {"length": 4, "init": "text", "text": "a good movie"},
         {"length": 2, "at": "both"},
         {"length": 2, "place": "before_gap"},
+        {"length": 3, "place": "infix"},
     )
 
     length: int = 100
@@ -49,7 +51,8 @@ class SoftPrompt(Method, Starts):
     at: Front = "input"
     """Before what they stand: the input; the decoder of an encoder-decoder; or both, `length` tokens each."""
     place: Place = "front"
-    """In encoders also "before_gap" or "after_gap": beside the mask token, or behind a text that has none."""
+    """In encoders also "before_gap" or "after_gap": beside the mask token, or behind a text that has none. In causal decoders
+    also "infix": between the text and its answer, whose first token the last virtual token then predicts."""
 
     def __post_init__(self) -> None:
         if self.length < 1:

@@ -6,7 +6,7 @@ the left and mean the same in a batch, alone, and in a longer batch.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -77,6 +77,8 @@ class Batch:
     """Tokens in the sequences, without padding."""
     ids: tuple[str, ...]
     """Names of the examples."""
+    answer_N: Tensor | None = None
+    """Where causal models begin to answer: the index of the first token behind the text; None, or -1, where all is text."""
 
     @property
     def size(self) -> int:
@@ -90,14 +92,13 @@ class Batch:
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch with all tensors on a device."""
-        return Batch(
+        return replace(
+            self,
             inputs={name: value.to(device) for name, value in self.inputs.items()},
-            per_row=self.per_row,
             read_NP=self.read_NP.to(device),
             targets_NP=self.targets_NP.to(device),
             labels_B=None if self.labels_B is None else self.labels_B.to(device),
-            tokens=self.tokens,
-            ids=self.ids,
+            answer_N=None if self.answer_N is None else self.answer_N.to(device),
         )
 
     def rows(self, examples: Sequence[int]) -> "Batch":
@@ -105,14 +106,15 @@ class Batch:
         chosen = torch.tensor(list(examples), dtype=torch.long, device=self.read_NP.device)
         sequences = sequence_rows(chosen, self.per_row)
         inputs = {name: value[sequences] for name, value in self.inputs.items()}
-        return Batch(
+        return replace(
+            self,
             inputs=inputs,
-            per_row=self.per_row,
             read_NP=self.read_NP[sequences],
             targets_NP=self.targets_NP[sequences],
             labels_B=None if self.labels_B is None else self.labels_B[chosen],
             tokens=int(inputs["attention_mask"].sum()),
             ids=tuple(self.ids[i] for i in chosen.tolist()),
+            answer_N=None if self.answer_N is None else self.answer_N[sequences],
         )
 
 
@@ -126,6 +128,15 @@ class Joined:
     """The batches, padded to T."""
     rows: tuple[slice, ...]
     """For each part its sequences in `inputs`."""
+
+    @property
+    def answer_N(self) -> Tensor | None:
+        """Where the answers of all parts begin."""
+        if all(part.answer_N is None for part in self.parts):
+            return None
+        return torch.cat(
+            [torch.full_like(part.mask_NT[:, 0], -1) if part.answer_N is None else part.answer_N for part in self.parts]
+        )
 
 
 def sequence_rows(examples: Tensor, per_row: int) -> Tensor:
@@ -209,14 +220,6 @@ def _widened(batch: Batch, width: int, form: InputForm) -> Batch:
     if not missing:
         return batch
     fill = {"input_ids": form.pad_id, "decoder_input_ids": form.pad_id}
-    return Batch(
-        inputs={
-            name: torch.nn.functional.pad(value, (0, missing), value=fill.get(name, 0)) for name, value in batch.inputs.items()
-        },
-        per_row=batch.per_row,
-        read_NP=batch.read_NP,
-        targets_NP=batch.targets_NP,
-        labels_B=batch.labels_B,
-        tokens=batch.tokens,
-        ids=batch.ids,
-    )
+    pad = torch.nn.functional.pad
+    inputs = {name: pad(value, (0, missing), value=fill.get(name, 0)) for name, value in batch.inputs.items()}
+    return replace(batch, inputs=inputs)

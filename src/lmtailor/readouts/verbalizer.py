@@ -236,8 +236,9 @@ class VerbalizerReading:
         )
 
     def collate(self, items: Sequence[Encoded]) -> Batch:
-        """Encoded examples as one batch."""
-        return collate(items, self.form)
+        """Encoded examples as one batch. Causal models begin to answer behind the first state that is read."""
+        batch = collate(items, self.form)
+        return batch if self.mask_id is not None else replace(batch, answer_N=batch.read_NP[:, 0] + 1)
 
     def scores(self, base: Base, states: States, batch: Batch, *, training: bool = False) -> Tensor:
         """See `Reading.scores`. There is no dropout of its own, so `training` has no effect."""

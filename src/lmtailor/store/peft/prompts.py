@@ -67,6 +67,8 @@ def prefix_config(edits: Edits, outline: Outline, task: TaskType) -> dict[str, A
     if edit.sites != tuple(site.name for site in wanted):
         where = "the decoder's self-attention" if outline.kind == "encoder-decoder" else "the attention"
         raise UnsupportedError(f"PEFT puts a prefix in every layer of {where}, and nowhere else; this one is at {edit.site!r}.")
+    if edit.place != "front":
+        raise UnsupportedError("PEFT puts prefixes before the input alone; this one stands behind the text (place='infix').")
     if not edit.shift:
         raise UnsupportedError(
             "PEFT moves the input's positions on by the length of the prefix; this one leaves them (shift=false)."
