@@ -149,9 +149,7 @@ class Entrance:
     # positions
 
     def _move(self, kwargs: dict[str, Any], leads: list[int], widths: list[int], batch: int, tokens: int, past: int) -> None:
-        slots = self.engine.rows.slots
-        spans = {lead + self.prefixes.late(slot) + self.width(slot, "infix") for lead, slot in zip(leads, slots, strict=True)}
-        if len(spans) > 1 and self._rope_depends_on_batch():
+        if self._rope_depends_on_batch() and len(self._spans(leads)) > 1:
             raise UnsupportedError(
                 "This model's rotary embedding depends on the longest sequence of the batch (dynamic or longrope), so rows with "
                 "prefixes of different lengths would change each other. Run them in batches of one length."
@@ -173,6 +171,11 @@ class Entrance:
         self._positions_BT = own_BT
         if self.stack.positions != "embedding":
             kwargs["position_ids"] = own_BT
+
+    def _spans(self, leads: list[int]) -> set[int]:
+        """By how much the rows' last positions move on."""
+        rows = zip(leads, self.engine.rows.slots, strict=True)
+        return {lead + self.prefixes.late(slot) + self.width(slot, "infix") for lead, slot in rows}
 
     def _default(self, kwargs: dict[str, Any], batch: int, tokens: int, past: int) -> Tensor:
         """The positions (B or 1, T) that the model would have taken."""

@@ -81,8 +81,10 @@ class PrefixStore:
         return 0 if slot is None else self._shift(slot, "infix")
 
     def _shift(self, slot: int, place: Literal["front", "infix"]) -> int:
-        own = {site.name for site in self._attention_sites() if site.attention and not site.attention.cross}
         tuned = [edit for edit in self._tuned(slot) if edit.place == place]
+        if not tuned:  # asked for every row in every step
+            return 0
+        own = {site.name for site in self._attention_sites() if site.attention and not site.attention.cross}
         return sum(edit.length for edit in tuned if edit.shift and own & set(edit.sites))
 
     def has_infix(self, slot: int | None) -> bool:
