@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from lmtailor.base.base import Base
 from lmtailor.core.errors import InputError, UnsupportedError
@@ -19,7 +20,7 @@ from lmtailor.readouts.verbalizer import Verbalizer
 from tests.edits.worn import BEAMS, Worn, apart, base_of, generated, left_padded, logits, noise, row, wear, worn
 from tests.readouts.examples import sentences
 from tests.store.adapters import moved_adapter, scores
-from tests.tiny import FAMILIES, kind_of, tiny_inputs
+from tests.tiny import FAMILIES, kind_of, tiny_config, tiny_inputs, tiny_tokenizer
 
 DECODERS = [key for key in FAMILIES if kind_of(key) == "decoder"]
 ANSWERS = (3, 5, 1)
@@ -234,3 +235,15 @@ def test_what_cannot_be_is_refused() -> None:
         site = next(site.name for site in base_of(key).sites.values() if site.kind == "embedding")
         with pytest.raises(UnsupportedError, match="between text and answer of a causal decoder"):
             attach(base_of(key), worn(SoftPromptEdit(site=site, length=2, place="infix", prompt_NH=noise(2, 48))))
+
+
+def test_rotations_that_depend_on_the_batch_refuse_mixed_shifts() -> None:
+    config = tiny_config("llama", rope_parameters={"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0})
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
+    base = Base.from_model(model, tiny_tokenizer("decoder"))
+    inputs = tiny_inputs(base)
+    for adapter in (infix(base)[1], wear(base, "prefix", length=2, place="infix")):
+        with attach(base, [adapter], [0, None, 0]), pytest.raises(UnsupportedError, match="depends on the longest sequence"):
+            logits(base, inputs)
+        with torch.no_grad(), attach(base, [adapter], [0, 0, 0]):
+            assert logits(base, inputs).isfinite().all()
