@@ -173,7 +173,7 @@ def freshness(tensors: Sequence[Tensor]) -> tuple[Hashable, bool]:
     Besides the tensors' versions and whether they are being trained, the key has inference mode, whose tensors autograd refuses.
     """
     live = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
-    return (tuple(tensor._version for tensor in tensors), live, torch.is_inference_mode_enabled()), live
+    return (tuple([tensor._version for tensor in tensors]), live, torch.is_inference_mode_enabled()), live
 
 
 def _join(tensors: Sequence[Tensor], pads: tuple[int, ...], dtype: torch.dtype) -> Tensor:

@@ -46,6 +46,8 @@ class Engine:
             UnsupportedError: an edit that cannot act where it is put.
         """
         self.base = base
+        self.dtype = base.dtype
+        """Of the base's weights, and so of stacked tensors."""
         self.adapters = tuple(adapters)
         self.phase = "prefill"
         self.draw: int | None = None
@@ -253,7 +255,7 @@ class Station:
                 changed = plan.run(
                     (changed,),
                     lambda edit, v: edit.input(v[0], ctx),  # type: ignore[attr-defined]  # noqa: B023 - called at once
-                    dtype=self.engine.base.dtype,
+                    dtype=self.engine.dtype,
                     wanted=_changes_input,
                 )
         if changed is x:
@@ -278,7 +280,7 @@ class Station:
         return (edited, *output[1:]) if isinstance(output, tuple) else edited
 
     def _run(self, site: Site, plan: SitePlan, x: Tensor, y: Tensor) -> Tensor:
-        ctx, dtype = self.engine.context(self.module), self.engine.base.dtype
+        ctx, dtype = self.engine.context(self.module), self.engine.dtype
         if site.kind == "projection":
             lin = self._linear[site.name]
             part = y if site.part is None else site.part.take(y)
@@ -315,7 +317,7 @@ class Station:
             residual = v[2] if edit.needs_entry and count > 2 else None
             return edit.hidden(entry, v[0], residual, norm, self._pooling(ctx, v[count]) if shares else ctx)
 
-        return plan.run([*values, *shares, *places], call, dtype=self.engine.base.dtype).to(h.dtype)
+        return plan.run([*values, *shares, *places], call, dtype=self.engine.dtype).to(h.dtype)
 
     def _shares(self, site: Site) -> tuple[Tensor, ...]:
         """The tokens' shares as one more value that goes with the states, where an edit asks for them."""
