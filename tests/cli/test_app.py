@@ -149,7 +149,7 @@ def test_an_error_of_many_lines_and_brackets_is_one_line(lmtailor: Command, monk
 def test_an_interrupt_is_one_line(lmtailor: Command, monkeypatch: pytest.MonkeyPatch, verb: str, goes_on: bool) -> None:
     _fail(monkeypatch, KeyboardInterrupt())
     outcome = lmtailor(verb)
-    assert outcome.code == 130
+    assert outcome.code == 2
     assert outcome.err == ("interrupted; run the same command again to go on\n" if goes_on else "interrupted\n")
 
 

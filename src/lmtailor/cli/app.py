@@ -73,7 +73,7 @@ def run(arguments: Sequence[str]) -> int:
         arguments: the words after `lmtailor`.
 
     Returns:
-        The exit code: 0; 1 for a defect of ours or a failed check; 2 for what the user can mend; 130 after Ctrl-C; 141 if
+        The exit code: 0; 1 for a defect of ours or a failed check; 2 for what the user can mend, and after Ctrl-C; 141 if
         whoever read the output stopped.
     """
     tokens, debug = _without_debug(arguments)

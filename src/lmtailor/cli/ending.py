@@ -8,9 +8,10 @@ from lmtailor.core.errors import InputError, LMTailorError, TrainingError
 
 DEFECT = 1
 MENDABLE = 2
-INTERRUPTED = 130
+INTERRUPTED = MENDABLE
+"""The same command goes on, or begins again."""
 BROKEN_PIPE = 141
-"""As shells count the signals SIGINT and SIGPIPE."""
+"""As shells count the signal SIGPIPE."""
 
 _OUT_OF_MEMORY = ("OutOfMemoryError", "DefaultCPUAllocator", "out of memory")
 """What stands in torch's own errors; they have no type that could be named without loading torch."""
