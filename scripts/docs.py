@@ -22,7 +22,7 @@ Results go to stdout, all else to stderr. An error is one line there. {EPILOGUE}
 | --- | --- |
 | 0 | done |
 | 1 | a defect of lmtailor, or `doctor` found a fault |
-| 2 | something that you can mend: input, options, settings, disk space, a loss that is not a number; Ctrl-C, after which `fit` and `compare` go on by the same command |
+| 2 | something that you can mend: input, options, settings, disk space, a loss that is no number; Ctrl-C |
 | 141 | whoever read the output stopped reading |"""
 
 
