@@ -31,7 +31,7 @@ ROOMS: tuple[tuple[str, ...], ...] = (
 LINE = {room: number for number, line in enumerate(ROOMS) for room in line}
 FRONT = ("__init__.py", "__main__.py")  # the lazy façade and `python -m`: they stand in no room
 IMPORTS_LATE = ("__init__.py", "cli/")  # the façade, and the dispatch that loads one verb
-IMPORTS_BY_NAME = (*IMPORTS_LATE, "methods/discovery.py")  # the discovery of methods by file name
+IMPORTS_BY_NAME = (*IMPORTS_LATE, "core/discovery.py")  # the discovery of methods and strategies by file name
 READS_ENVIRONMENT = ("cli/",)
 
 MAX_LINES = 400

@@ -186,7 +186,7 @@ def _plan(
 def _fit(plans: Sequence[_Plan], callbacks: tuple[Callback, ...], *, overwrite: bool) -> list[Adapter]:
     begun, settings = now(), [plan.settings() for plan in plans]
     digest = settings_hash(settings[0] if len(plans) == 1 else {"together": settings})
-    found = [None if plan.out is None else _existing(plan.out, plan.base, digest, overwrite=overwrite) for plan in plans]
+    found = [None if plan.out is None else existing(plan.out, plan.base, digest, overwrite=overwrite) for plan in plans]
     done = [adapter for adapter in found if adapter is not None]
     if len(done) == len(plans):
         return done
@@ -212,8 +212,18 @@ def checkpoint_folder(out: Path) -> Path:
     return out.parent / f".{out.name}.checkpoint"
 
 
-def _existing(folder: Path, base: Base, digest: str, *, overwrite: bool) -> Adapter | None:
-    """What an earlier fit of the same settings left in the output folder."""
+def existing(folder: Path, base: Base, digest: str, *, overwrite: bool) -> Adapter | None:
+    """What an earlier fit of the same settings left in the output folder.
+
+    Args:
+        folder: where the adapter is to be.
+        base: what it is for.
+        digest: hash of the settings.
+        overwrite: take no notice of an adapter of other settings.
+
+    Raises:
+        TrainingError: there is one of other settings.
+    """
     if not (folder / "adapter.json").exists():
         return None
     done = load_adapter(folder, base, any_base=True)

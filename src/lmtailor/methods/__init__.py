@@ -1,7 +1,7 @@
-"""All methods, found by file name; see `discovery`."""
+"""All methods, found by file name; see `lmtailor.core.discovery`."""
 
+from lmtailor.core.discovery import discovered
 from lmtailor.core.errors import InputError, near
-from lmtailor.methods.discovery import discovered
 from lmtailor.methods.method import Method
 
 

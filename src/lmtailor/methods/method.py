@@ -10,9 +10,9 @@ from torch import Generator, Tensor
 
 from lmtailor.base.base import Base
 from lmtailor.base.sites import Sites
+from lmtailor.core.discovery import discovered
 from lmtailor.core.typed import Variants
 from lmtailor.edits.edits import Edits
-from lmtailor.methods.discovery import discovered
 
 
 @dataclass(frozen=True, kw_only=True)

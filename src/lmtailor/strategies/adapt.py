@@ -1,0 +1,125 @@
+"""`adapt`: from a base and a task to an adapter by a strategy."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from lmtailor.base.base import Base
+from lmtailor.core.errors import InputError
+from lmtailor.core.provenance import now, versions
+from lmtailor.core.settings import settings_hash, to_mapping
+from lmtailor.fit.callbacks.callback import Callback
+from lmtailor.fit.fit import existing
+from lmtailor.fit.training import Training
+from lmtailor.methods import method_name
+from lmtailor.methods.method import Method
+from lmtailor.readouts.readout import Readout
+from lmtailor.readouts.registry import readout_name
+from lmtailor.store.adapter import Adapter
+from lmtailor.store.folder import save_adapter
+from lmtailor.strategies.desk import Desk
+from lmtailor.strategies.strategy import Strategy, Tell, Work
+from lmtailor.tasks.task import Task
+
+
+def adapt(  # noqa: PLR0913 - the one door of strategies; every argument is one of its choices
+    base: Base,
+    task: Task,
+    *,
+    strategy: Strategy,
+    method: Method | None = None,
+    readout: Readout | None = None,
+    training: Training | None = None,
+    seed: int = 0,
+    out: str | Path | None = None,
+    callbacks: Sequence[Callback] = (),
+    tell: Tell | None = None,
+    overwrite: bool = False,
+) -> Adapter:
+    """Adapt a base to a task by a strategy that takes more than one fit.
+
+    With `out` the work can be interrupted at any moment: the same call goes on with the part that was not done, and ends with
+    the same bits. A finished work of the same settings is returned as it is.
+
+    Args:
+        base: the model; its own weights never change.
+        task: what the strategy asks for: labelled examples, and for some an "unlabelled" split.
+        strategy: such as `lmtailor.strategies.PET()`.
+        method: which parameters may change in what is fitted; None: the strategy's own choice.
+        readout: how the adapter is to answer; None: the strategy's own choice.
+        training: how to train; what it leaves open is the strategy's own choice, then the method's recipe.
+        seed: of all that is drawn.
+        out: folder for the adapter; unfinished parts are in a hidden folder beside it.
+        callbacks: listeners to each fit.
+        tell: called with what goes on, how much of it is done, and of how much.
+        overwrite: replace what other settings left in `out`.
+
+    Raises:
+        InputError: settings that do not fit the base or the data.
+        UnsupportedError: the strategy has no meaning on this base, or with the method or the readout.
+        TrainingError: `out` holds something of other settings.
+    """
+    if isinstance(task, Sequence):
+        raise InputError("A strategy adapts to one task; found a list of them.")
+    place = None if out is None else Path(out)
+    settings = _settings(base, task, strategy, method, readout, training, seed)
+    digest, begun = settings_hash(settings), now()
+    done = None if place is None else existing(place, base, digest, overwrite=overwrite)
+    if done is not None:
+        return done
+    desk = Desk(None if place is None else work_folder(place), digest, overwrite=overwrite)
+    adapter = strategy.run(
+        Work(
+            base=base,
+            task=task,
+            method=method,
+            readout=readout,
+            training=training,
+            seed=seed,
+            desk=desk,
+            callbacks=tuple(callbacks),
+            tell=_silent if tell is None else tell,
+        )
+    )
+    known = {"versions": versions(), "task": task.name, **adapter.provenance}
+    own = {"settings": settings, "settings_hash": digest, "data": task.digest, "seed": seed, "begun": begun, "ended": now()}
+    adapter = replace(adapter, provenance={**known, **own})
+    if place is not None:
+        save_adapter(adapter, place)
+    desk.clear()
+    return adapter
+
+
+def _settings(
+    base: Base,
+    task: Task,
+    strategy: Strategy,
+    method: Method | None,
+    readout: Readout | None,
+    training: Training | None,
+    seed: int,
+) -> dict[str, Any]:
+    """All that the adapter depends on."""
+    return {
+        "base": base.fingerprint,
+        "dtype": str(base.dtype),
+        "data": task.digest,
+        "metrics": list(task.metrics),
+        "patterns": list(task.patterns),
+        "words": {label: list(words) for label, words in task.verbalizer.items()},
+        "strategy": {"name": strategy.variant_name(), **to_mapping(strategy)},
+        "method": None if method is None else {"name": method_name(method), **to_mapping(method)},
+        "readout": None if readout is None else {"name": readout_name(readout), **to_mapping(readout)},
+        "training": None if training is None else to_mapping(training),
+        "seed": seed,
+    }
+
+
+def work_folder(out: Path) -> Path:
+    """Where an unfinished work into `out` keeps its parts: a hidden folder beside it."""
+    return out.parent / f".{out.name}.work"
+
+
+def _silent(what: str, done: int, total: int) -> None:
+    """Nobody listens."""
