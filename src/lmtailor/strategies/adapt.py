@@ -63,44 +63,34 @@ def adapt(  # noqa: PLR0913 - the one door of strategies; every argument is one 
     if isinstance(task, Sequence):
         raise InputError("A strategy adapts to one task; found a list of them.")
     place = None if out is None else Path(out)
-    settings = _settings(base, task, strategy, method, readout, training, seed)
-    digest, begun = settings_hash(settings), now()
+    work = Work(
+        base=base,
+        task=task,
+        method=method,
+        readout=readout,
+        training=training,
+        seed=seed,
+        callbacks=tuple(callbacks),
+        tell=_silent if tell is None else tell,
+    )
+    settings, begun = _settings(strategy, work), now()
+    digest = settings_hash(settings)
     done = None if place is None else existing(place, base, digest, overwrite=overwrite)
     if done is not None:
         return done
     desk = Desk(None if place is None else work_folder(place), digest, overwrite=overwrite)
-    adapter = strategy.run(
-        Work(
-            base=base,
-            task=task,
-            method=method,
-            readout=readout,
-            training=training,
-            seed=seed,
-            desk=desk,
-            callbacks=tuple(callbacks),
-            tell=_silent if tell is None else tell,
-        )
-    )
-    known = {"versions": versions(), "task": task.name, **adapter.provenance}
+    adapter = strategy.run(replace(work, desk=desk))
     own = {"settings": settings, "settings_hash": digest, "data": task.digest, "seed": seed, "begun": begun, "ended": now()}
-    adapter = replace(adapter, provenance={**known, **own})
+    adapter = replace(adapter, provenance={"versions": versions(), "task": task.name, **adapter.provenance, **own})
     if place is not None:
         save_adapter(adapter, place)
     desk.clear()
     return adapter
 
 
-def _settings(
-    base: Base,
-    task: Task,
-    strategy: Strategy,
-    method: Method | None,
-    readout: Readout | None,
-    training: Training | None,
-    seed: int,
-) -> dict[str, Any]:
+def _settings(strategy: Strategy, work: Work) -> dict[str, Any]:
     """All that the adapter depends on."""
+    base, task, method, readout, training = work.base, work.task, work.method, work.readout, work.training
     return {
         "base": base.fingerprint,
         "dtype": str(base.dtype),
@@ -112,7 +102,7 @@ def _settings(
         "method": None if method is None else {"name": method_name(method), **to_mapping(method)},
         "readout": None if readout is None else {"name": readout_name(readout), **to_mapping(readout)},
         "training": None if training is None else to_mapping(training),
-        "seed": seed,
+        "seed": work.seed,
     }
 
 

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from lmtailor.base.base import Base
@@ -36,7 +36,7 @@ class Work:
     training: Training | None
     """How to train; None, and what it leaves open: the strategy's own choice, then the method's recipe."""
     seed: int
-    desk: Desk
+    desk: Desk = field(default_factory=lambda: Desk(None))
     """Where finished parts are kept, so that an interrupted work goes on."""
     callbacks: tuple[Callback, ...] = ()
     """Listeners to each fit."""
