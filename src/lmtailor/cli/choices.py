@@ -24,6 +24,8 @@ from lmtailor.readouts.registry import get_readout
 from lmtailor.readouts.verbalizer import Verbalizer
 from lmtailor.store.adapter import Adapter
 from lmtailor.store.folder import load_adapter
+from lmtailor.strategies import strategy_class
+from lmtailor.strategies.strategy import Strategy
 from lmtailor.tasks.card import load_task, task_from_files
 from lmtailor.tasks.read import Format
 from lmtailor.tasks.task import Task
@@ -82,19 +84,22 @@ def the_adapter(folder: Path, base: Base, *, any_base: bool) -> Adapter:
     return load_adapter(folder, base, any_base=any_base)
 
 
-def the_task(options: TaskOptions, settings: Sequence[str] = (), *, tell: bool = True) -> Task:
+def the_task(options: TaskOptions, settings: Sequence[str] = (), *, tell: bool = True, seed: int = 0) -> Task:
     """Read the task, and say what is odd in its data.
 
     Args:
         options: a card, or files.
         settings: those of `--set`; what starts with `task.` is the card's.
         tell: whether to say it.
+        seed: draws the few shots, if any are asked for.
 
     Raises:
         InputError: both a card and files, or neither; and as `load_task`.
     """
     own = [text.removeprefix(TASK) for text in settings if text.startswith(TASK)]
     task = _from_files(options, own) if options.task is None else _from_card(options, options.task, own)
+    if options.shots is not None:
+        task = task.few_shot(options.shots, seed)
     for note in task.notes if tell else ():
         say.warn(note)
     return task
@@ -116,8 +121,45 @@ def the_choices(task: Task, method: str, answer: ReadoutOptions, training: Train
     given = {name: getattr(training, name) for name in _FLAGS if getattr(training, name) is not None}
     values = _with_settings({"readout": _answer(task, answer), "training": given}, settings, classes)
     built = {name: from_mapping(cls, values.get(name, {}), path=name) for name, cls in classes.items()}
-    parts = tuple(built.pop(name) for name in methods)
-    return Choices(method=parts[0] if len(parts) == 1 else Union(parts=parts), **built)
+    return Choices(method=_joined([built.pop(name) for name in methods]), **built)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StrategyChoices:
+    """What a strategy is asked to do; what is None is its own choice."""
+
+    strategy: Strategy
+    method: Method | None
+    readout: Readout | None
+    training: Training | None
+
+
+def the_strategy(
+    task: Task, strategy: str, method: str | None, answer: ReadoutOptions, training: TrainingOptions, settings: Sequence[str]
+) -> StrategyChoices:
+    """The choices of a work.
+
+    Raises:
+        InputError: an unknown name or a value that does not fit; the message offers near names.
+    """
+    methods = {} if method is None else method_classes(method)
+    asked = answer.readout is not None or answer.pattern is not None or bool(answer.word)
+    readout: dict[str, type[Any]] = {"readout": get_readout(answer.readout or "head")} if asked else {}
+    classes: dict[str, type[Any]] = {"strategy": strategy_class(strategy), **methods, **readout, "training": Training}
+    given = {name: getattr(training, name) for name in _FLAGS if getattr(training, name) is not None}
+    start = {"training": given, **({"readout": _answer(task, answer)} if asked else {})}
+    values = _with_settings(start, settings, classes)
+    built = {name: from_mapping(cls, values.get(name, {}), path=name) for name, cls in classes.items()}
+    return StrategyChoices(
+        strategy=built["strategy"],
+        method=_joined([built[name] for name in methods]) if methods else None,
+        readout=built.get("readout"),
+        training=built["training"] if values.get("training") else None,
+    )
+
+
+def _joined(parts: Sequence[Method]) -> Method:
+    return parts[0] if len(parts) == 1 else Union(parts=tuple(parts))
 
 
 def method_classes(text: str) -> dict[str, type[Any]]:
@@ -174,7 +216,7 @@ def _stands(text: str) -> bool:
 
 
 def _from_card(options: TaskOptions, card: Path, settings: Sequence[str]) -> Task:
-    clash = [name for name in vars(TaskOptions()) if name != "task" and getattr(options, name) not in (None, ())]
+    clash = [name for name in vars(TaskOptions()) if name not in ("task", "shots") and getattr(options, name) not in (None, ())]
     if clash:
         raise InputError(
             f"--{clash[0].replace('_', '-')} and --task are both given. The card says it: change it there, or leave --task out."

@@ -13,6 +13,7 @@ from cyclopts.types import PositiveInt
 DATA = Group("Data", sort_key=1)
 ANSWER = Group("Readout", sort_key=2)
 TRAINING = Group("Training", sort_key=3)
+OUTPUT = Group("Output", sort_key=4)
 MACHINE = Group("Machine", sort_key=9)
 
 Settings = Annotated[tuple[str, ...], Parameter(name="--set")]
@@ -42,6 +43,8 @@ class TaskOptions:
     """Metric; repeated, the first one chooses checkpoints. Those of the kind if none is given."""
     dev_fraction: float | None = None
     """Share of the training texts to hold out as dev, where there is no dev file."""
+    shots: PositiveInt | None = None
+    """Examples of each label to train on, drawn from train with as many others for dev; the seed draws them."""
     encoding: str | None = None
     """Of text files. "utf-8" if none is given."""
     delimiter: str | None = None
@@ -74,6 +77,21 @@ class TrainingOptions:
     """Peak learning rate; the method's own if none is given."""
     seed: int = 0
     """Of start, order and dropout."""
+
+
+@Parameter(name="*", group=OUTPUT)
+@dataclass(frozen=True, kw_only=True)
+class OutputOptions:
+    """What is written, and where."""
+
+    out: Path | None = None
+    """Folder for the adapter. "adapters/TASK-METHOD" if none is given."""
+    overwrite: bool = False
+    """Replace the adapter of another fit."""
+    log: Path | None = None
+    """File for a log of the fit, as JSON Lines."""
+    tensorboard: Path | None = None
+    """Folder for curves in TensorBoard."""
 
 
 @Parameter(name="*", group=MACHINE)

@@ -130,3 +130,26 @@ def progress(what: str) -> Iterator[Callable[[int, int], None]]:
             plain(f"{what}: {done}/{total}")
 
     yield tell
+
+
+@contextmanager
+def stages() -> Iterator[Callable[[str, int, int], None]]:
+    """A function to tell what of a long work goes on, and how much of how much of it is done: a line a stage, and a bar."""
+    console = stderr()
+    said, now = time.monotonic(), ""
+    columns = (TextColumn("  {task.description}"), BarColumn(bar_width=None), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+        bar = bars.add_task("", total=None, visible=False)
+
+        def tell(what: str, done: int, total: int) -> None:
+            nonlocal said, now
+            if what != now:
+                now, said = what, time.monotonic()
+                console.print(escape(what))
+                bars.reset(bar, description="", total=total, visible=True)
+            elif not console.is_terminal and time.monotonic() - said >= EVERY:
+                said = time.monotonic()
+                plain(f"{what}: {done}/{total}")
+            bars.update(bar, completed=done, total=total)
+
+        yield tell

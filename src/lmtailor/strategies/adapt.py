@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from lmtailor.base.base import Base
-from lmtailor.core.errors import InputError
 from lmtailor.core.provenance import now, versions
 from lmtailor.core.settings import settings_hash, to_mapping
 from lmtailor.fit.callbacks.callback import Callback
@@ -60,8 +59,6 @@ def adapt(  # noqa: PLR0913 - the one door of strategies; every argument is one 
         UnsupportedError: the strategy has no meaning on this base, or with the method or the readout.
         TrainingError: `out` holds something of other settings.
     """
-    if isinstance(task, Sequence):
-        raise InputError("A strategy adapts to one task; found a list of them.")
     place = None if out is None else Path(out)
     work = Work(
         base=base,
@@ -75,17 +72,20 @@ def adapt(  # noqa: PLR0913 - the one door of strategies; every argument is one 
     )
     settings, begun = _settings(strategy, work), now()
     digest = settings_hash(settings)
-    done = None if place is None else existing(place, base, digest, overwrite=overwrite)
-    if done is not None:
+    if place is not None and (done := existing(place, base, digest, overwrite=overwrite)) is not None:
         return done
     desk = Desk(None if place is None else work_folder(place), digest, overwrite=overwrite)
     adapter = strategy.run(replace(work, desk=desk))
-    own = {"settings": settings, "settings_hash": digest, "data": task.digest, "seed": seed, "begun": begun, "ended": now()}
-    adapter = replace(adapter, provenance={"versions": versions(), "task": task.name, **adapter.provenance, **own})
+    own = {"settings": settings, "settings_hash": digest, "begun": begun, "ended": now()}
+    adapter = replace(adapter, provenance={**adapter.provenance, **_known(work), **own})
     if place is not None:
         save_adapter(adapter, place)
     desk.clear()
     return adapter
+
+
+def _known(work: Work) -> dict[str, Any]:
+    return {"task": work.task.name, "data": work.task.digest, "seed": work.seed, "versions": versions()}
 
 
 def _settings(strategy: Strategy, work: Work) -> dict[str, Any]:
