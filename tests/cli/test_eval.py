@@ -43,6 +43,16 @@ def test_zero_shot_and_with_demonstrations(lmtailor: Command, decoder: Path, dat
     assert "99 demonstrations" in wrong.errors[0]
 
 
+def test_few_shots_are_drawn_by_the_seed(lmtailor: Command, decoder: Path, data: Path) -> None:
+    words = ("eval", decoder, "--task", data / "card.toml", "--readout", "verbalizer", "--json", "--split", "dev", "--shots")
+    outcome = lmtailor(*words, 1, "--set", "demonstrations.k=2")
+    assert outcome.code == 0, outcome.err
+    assert json.loads(outcome.out)["scores"]["dev"]["accuracy"]["n"] == 2
+    wrong = lmtailor(*words, 999)
+    assert wrong.code == 2
+    assert "999 shots need 1998" in wrong.errors[0]
+
+
 def test_what_cannot_be_scored(lmtailor: Command, encoder: Path, data: Path, fitted: Path) -> None:
     card = ("--task", data / "card.toml")
     for words, told in (

@@ -135,9 +135,10 @@ def test_changed_settings_run_again_and_leave_the_others_alone(run: Callable[...
         {"batch_size": 4},
         {"metrics": ("accuracy",)},
         {"budget": Budget(train_examples=9)},
+        {"budget": Budget(shots=2)},
         {"cells": (replace(PLAN.cells[0], training=Training(epochs=9)), replace(PLAN.cells[1], readout=Head(pooling="cls")))},
     ],
-    ids=["batch size", "metrics", "training examples", "training and readout"],
+    ids=["batch size", "metrics", "training examples", "shots", "training and readout"],
 )
 def test_whatever_a_result_depends_on_is_part_of_its_settings(run: Callable[..., Comparison], change: dict[str, object]) -> None:
     run(Pretend())
@@ -291,6 +292,37 @@ def test_fewer_training_examples_keep_all_labels(task: Task) -> None:
     assert set(train.labels) == {0, 1, 2}
     assert limited(task, 6).digest == small.digest
     assert limited(task, 30) is limited(task, None) is task
+
+
+def test_each_seed_draws_its_own_few_shots(run: Callable[..., Comparison], task: Task) -> None:
+    seen: dict[tuple[str, int], Task] = {}
+
+    def note(job: Job) -> None:
+        seen[job.cell.name, job.seed] = job.task
+
+    comparison = run(Pretend(dies=note), replace(PLAN, budget=Budget(shots=2, unlabelled=7)))
+    assert seen["probe", 0].digest == task.few_shot(2, 0, unlabelled=7).digest == seen["LoRA", 0].digest
+    assert seen["probe", 1].digest == task.few_shot(2, 1, unlabelled=7).digest != seen["probe", 0].digest
+    assert comparison.about.sizes == {"train": 6, "dev": 6, "test": 60, "unlabelled": 7, "reviews": 24}
+    runner = Pretend()
+    run(runner, PLAN, shots=2)
+    assert len(runner.asked) >= 4
+    runner = Pretend()
+    run(runner, replace(PLAN, budget=Budget(shots=2)))
+    assert runner.asked == []
+
+
+@pytest.mark.parametrize(
+    ("budget", "told"),
+    [
+        ({"shots": 2, "train_examples": 9}, "both say how much"),
+        ({"unlabelled": 2}, "goes with budget.shots"),
+        ({"shots": 0}, "must be greater than 0"),
+    ],
+)
+def test_a_budget_that_contradicts_itself(budget: dict[str, int], told: str) -> None:
+    with pytest.raises(InputError, match=told):
+        Budget(**budget)
 
 
 def test_what_must_be_there(run: Callable[..., Comparison], task: Task, base: Base, tmp_path: Path) -> None:

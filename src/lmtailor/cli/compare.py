@@ -1,5 +1,6 @@
 """`lmtailor compare`."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -63,6 +64,7 @@ def run(
         None if base is None else choices.the_base(base, machine),
         task,
         plan=chosen,
+        shots=data.shots,
         out=out,
         retry=not no_retry,
         console=say.stderr(),
@@ -93,6 +95,7 @@ def _task(plan: "Plan | None", data: TaskOptions, settings: Settings) -> "Task |
     """The task that options name, or the plan's if there are settings for its card; None: the plan's as it is."""
     from lmtailor.cli.choices import TASK, the_task
 
+    data = replace(data, shots=None)  # each run's seed draws its own
     if data == _TASK and plan is not None and plan.task is not None:
         if not any(text.startswith(TASK) for text in settings):
             return None

@@ -54,7 +54,7 @@ def run(  # noqa: PLR0913 - every argument is an option
 
     if adapter is not None and (answer != _ANSWER or any(not text.startswith(choices.TASK) for text in settings)):
         raise InputError(f"The adapter {adapter} has a readout of its own. Leave it out, or the readout and its settings.")
-    task = choices.the_task(data, settings)
+    task = choices.the_task(data, settings, seed=seed)
     splits = list(map(task.split, split))
     readout = choices.the_readout(task, answer, settings) if adapter is None else None
     loaded = choices.the_base(base, machine)

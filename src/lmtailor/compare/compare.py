@@ -1,6 +1,6 @@
 """`compare`: from a base, a task and a plan to a leaderboard, a recommendation and a report."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +21,7 @@ from lmtailor.compare.plan_file import read_plan
 from lmtailor.compare.progress import Reporter
 from lmtailor.compare.recommend import Recommendation, recommend
 from lmtailor.compare.report.page import make_page
-from lmtailor.compare.run import kept_run, run_plan
+from lmtailor.compare.run import budgeted, kept_run, run_plan
 from lmtailor.compare.table import show
 from lmtailor.core.errors import InputError
 from lmtailor.core.files import alone, write_text
@@ -101,6 +101,7 @@ def compare(
     task: Task | None = None,
     *,
     plan: Plan | str | Path | None = None,
+    shots: int | None = None,
     out: str | Path = "comparison",
     retry: bool = True,
     console: Console | None = None,
@@ -115,6 +116,7 @@ def compare(
         base: a base, or several by the names that the plan uses; None: those of the plan.
         task: the data; None: the plan's.
         plan: a plan or the file of one; None: every method there is, see `default_plan`.
+        shots: examples of each label to train on, instead of the plan's `budget.shots`.
         out: folder for adapters, records and report.
         retry: whether runs that failed before are tried again.
         console: where progress is shown; None: the terminal.
@@ -130,22 +132,20 @@ def compare(
         if len(given) != 1:
             raise InputError(f"Without a plan give one base to compare methods on; found {len(given)}.")
         name, only = next(iter(given.items()))
-        chosen = default_plan(only, task, name=name)
+        chosen = default_plan(only, task if shots is None else task.few_shot(shots), name=name)
+    if shots is not None:
+        chosen = replace(chosen, budget=replace(chosen.budget, shots=shots))
     sources = {name: source for name, source in chosen.bases.items() if name not in given}
     chosen = chosen.with_baseline("majority class" if task.kind == "classification" else "mean value").resolved(
         {**given, **sources}
     )
     if chosen.metrics:
         task = replace(task, metrics=chosen.metrics)
-    split = _ranking_split(task)
-    used = {cell.base for cell in chosen.cells if cell.base is not None}
-    idle = [name for name in given if name not in used]
-    if idle:
-        raise InputError(
-            f"The base {idle[0]!r} is given, but no cell of the plan is on it; they are on {listed(sorted(used)) or 'none'}."
-        )
+    seen = budgeted(task, chosen.budget, chosen.cells[0].seeds[0])
+    split = _ranking_split(seen)
+    used = _used_bases(chosen, given)
     named = {name: one.source for name, one in given.items()} | {name: one.source for name, one in sources.items()}
-    about = _about(chosen, task, split, {name: source for name, source in named.items() if name in used})
+    about = _about(chosen, seen, split, {name: source for name, source in named.items() if name in used})
     folder = Folder(Path(out))
     loaders = {name: _loader(given.get(name), sources.get(name)) for name in about.bases}
     total = sum(1 for _ in chosen.runs())
@@ -175,6 +175,21 @@ def _task(plan: Plan | None, task: Task | None) -> Task:
     if plan is None or plan.task is None:
         raise InputError('There is no task to compare on. Give one, or name a card in the plan: task = "card.toml".')
     return load_task(plan.task)
+
+
+def _used_bases(plan: Plan, given: Iterable[str]) -> set[str]:
+    """The bases of the plan's cells.
+
+    Raises:
+        InputError: one of those that are given is not among them.
+    """
+    used = {cell.base for cell in plan.cells if cell.base is not None}
+    idle = next((name for name in given if name not in used), None)
+    if idle is not None:
+        raise InputError(
+            f"The base {idle!r} is given, but no cell of the plan is on it; they are on {listed(sorted(used)) or 'none'}."
+        )
+    return used
 
 
 def _base_name(base: Base) -> str:
@@ -208,9 +223,6 @@ def _ranking_split(task: Task) -> str:
 
 def _about(plan: Plan, task: Task, split: str, bases: Mapping[str, str]) -> About:
     baseline = next((cell.name for cell in plan.cells if cell.is_baseline), None)
-    sizes = {name: len(part) for name, part in task.splits.items()}
-    if plan.budget.train_examples is not None:
-        sizes["train"] = min(sizes["train"], plan.budget.train_examples)
     return About(
         task=task.name,
         kind=task.kind,
@@ -219,7 +231,7 @@ def _about(plan: Plan, task: Task, split: str, bases: Mapping[str, str]) -> Abou
         metrics=task.metrics,
         split=split,
         ood=task.ood,
-        sizes=sizes,
+        sizes={name: len(part) for name, part in task.splits.items()},
         notes=task.notes,
         bases=bases,
         cells=tuple(cell.name for cell in plan.cells),

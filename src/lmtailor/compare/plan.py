@@ -52,12 +52,20 @@ class Budget:
     """For all runs together, those of earlier calls included. Runs that would start later fail."""
     train_examples: int | None = None
     """The most examples to train on: a sample of the training split, stratified by label, the same for all cells."""
+    shots: int | None = None
+    """Examples of each label to train on, and as many others for dev: each run's seed draws its own; see `Task.few_shot`."""
+    unlabelled: int | None = None
+    """With shots: the most texts of the rest of the training split to keep without labels."""
 
     def __post_init__(self) -> None:
-        for name in ("cell_seconds", "total_seconds", "train_examples"):
+        for name in ("cell_seconds", "total_seconds", "train_examples", "shots", "unlabelled"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise InputError(f"budget.{name} is {value}; it must be greater than 0.")
+        if self.shots is not None and self.train_examples is not None:
+            raise InputError("budget.shots and budget.train_examples both say how much is trained on. Leave one out.")
+        if self.unlabelled is not None and self.shots is None:
+            raise InputError("budget.unlabelled goes with budget.shots: it limits what shots leave of train.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ seeds = [0, 1, 2]
 metrics = ["macro_f1", "accuracy"]       # the first one ranks
 reference = "probe"                      # optional: a cell that all others are set against
 
-[budget]                                 # optional; also total_seconds, train_examples
+[budget]                                 # optional; also total_seconds, train_examples, shots, unlabelled
 cell_seconds = 600
 
 [bases]

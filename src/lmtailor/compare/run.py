@@ -13,7 +13,7 @@ from lmtailor.compare.cell import Job, Outcome, Runner
 from lmtailor.compare.folder import About, Folder, RunFolder, folder_bytes
 from lmtailor.compare.leaderboard import Run
 from lmtailor.compare.memory import PeakMemory, quick_collection
-from lmtailor.compare.plan import Cell, Plan
+from lmtailor.compare.plan import Budget, Cell, Plan
 from lmtailor.compare.progress import Reporter
 from lmtailor.compare.record import RunRecord
 from lmtailor.core.errors import InputError, LMTailorError, TrainingError
@@ -57,7 +57,7 @@ def run_plan(
     """
     session = _Session(
         plan=plan,
-        task=limited(task, plan.budget.train_examples),
+        tasks={seed: budgeted(task, plan.budget, seed) for seed in dict.fromkeys(seed for _, seed in plan.runs())},
         folder=folder,
         split=about.split,
         runner=runner,
@@ -103,6 +103,17 @@ def kept_run(place: RunFolder) -> Run | None:
     return None if answers is None else Run(record=record, answers=answers)
 
 
+def budgeted(task: Task, budget: Budget, seed: int) -> Task:
+    """The task as a run of this seed sees it: with few shots of its own draw, or with a limited training split.
+
+    Raises:
+        InputError: see `Task.few_shot`.
+    """
+    if budget.shots is not None:
+        return task.few_shot(budget.shots, seed, unlabelled=budget.unlabelled)
+    return limited(task, budget.train_examples)
+
+
 def limited(task: Task, count: int | None) -> Task:
     """The task with at most so many training examples, a fixed sample stratified by label."""
     train = task.splits.get("train")
@@ -119,7 +130,8 @@ class _Session:
     """What all runs of one call share."""
 
     plan: Plan
-    task: Task
+    tasks: Mapping[int, Task]
+    """Seed → the task as its runs see it."""
     folder: Folder
     split: str
     runner: Runner
@@ -163,7 +175,7 @@ class _Session:
 
     def _settings(self, cell: Cell, seed: int, base: Base | InputError | None) -> dict[str, object]:
         """All that a run's result depends on."""
-        task = self.task
+        task = self.tasks[seed]
         about: dict[str, object] = {"fingerprint": base.fingerprint, "dtype": str(base.dtype)} if isinstance(base, Base) else {}
         return {
             "base": about,
@@ -196,7 +208,7 @@ class _Session:
                 cell=cell,
                 seed=seed,
                 base=base,
-                task=self.task,
+                task=self.tasks[seed],
                 split=self.split,
                 folder=place,
                 seconds=self.plan.budget.cell_seconds,
@@ -209,7 +221,7 @@ class _Session:
             write_text(place.path / "error.txt", "".join(traceback.format_exception(error)))
             reason = str(error) if isinstance(error, LMTailorError) else f"{type(error).__name__}: {error}"
             return Run(record=replace(blank, reason=reason, provenance={**blank.provenance, "ended": now()}))
-        return self._done(place, blank, outcome, memory)
+        return self._done(self.tasks[seed], place, blank, outcome, memory)
 
     def _refuse_late(self, spent: float) -> None:
         total = self.plan.budget.total_seconds
@@ -219,11 +231,9 @@ class _Session:
                 "Raise it and run the comparison again."
             )
 
-    def _done(self, place: RunFolder, blank: RunRecord, outcome: Outcome, memory: PeakMemory) -> Run:
+    def _done(self, task: Task, place: RunFolder, blank: RunRecord, outcome: Outcome, memory: PeakMemory) -> Run:
         scores = {
-            split: evaluate_predictions(
-                self.task.metrics, one.predicted, one.reference, kind=self.task.kind, labels=self.task.labels
-            )
+            split: evaluate_predictions(task.metrics, one.predicted, one.reference, kind=task.kind, labels=task.labels)
             for split, one in outcome.answers.items()
         }
         dev: dict[str, Scores] = {} if outcome.dev is None else {"dev": outcome.dev}

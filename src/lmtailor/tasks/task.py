@@ -3,13 +3,15 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from lmtailor.core.errors import InputError, near
 from lmtailor.tasks.build import STANDARD, Part, Schema, build_splits
 from lmtailor.tasks.example import Example, Split, TaskKind
+from lmtailor.tasks.few_shot import Shots, few_shot_splits
 from lmtailor.tasks.metrics import get_metric
+from lmtailor.tasks.overlap import overlap_notes
 from lmtailor.tasks.table import table_of_records
 
 __all__ = ["Example", "Split", "Task", "TaskKind"]
@@ -96,6 +98,21 @@ class Task:
         if name not in self.splits:
             raise InputError(f"The task {self.name} has no split {name!r}. {near(name, self.splits)}")
         return self.splits[name]
+
+    def few_shot(self, k: int, seed: int = 0, *, unlabelled: int | None = None) -> "Task":
+        """The task with K examples of each label to train on, by the protocol of LM-BFF; see `few_shot_splits`.
+
+        Args:
+            k: examples of each label in train, and as many others in dev; both are drawn from train.
+            seed: changes the draw. The paper's five are `few_shot.LM_BFF_SEEDS`.
+            unlabelled: the most examples to keep, without labels, of what is left of train; None: all.
+
+        Raises:
+            InputError: there is no train split, or it has too few different texts of some label.
+        """
+        shots = Shots(k=k, seed=seed, unlabelled=unlabelled)
+        splits = few_shot_splits(self.splits, self.kind, self.labels, self.text, shots)
+        return replace(self, splits=splits, notes=overlap_notes(splits, self.text))
 
     @classmethod
     def from_records(  # noqa: PLR0913 - the one door for data in memory; every argument is a key of a card
