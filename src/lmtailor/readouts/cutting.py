@@ -4,7 +4,7 @@ What is cut is text, and the whole is tokenised anew: a model never sees tokens 
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from transformers import PreTrainedTokenizerBase
 
@@ -18,6 +18,8 @@ class Gapped:
     ids: tuple[int, ...]
     gap: int
     """Masked LMs: the position of the one mask. Causal LMs: the end of the ids."""
+    slots: tuple[int, ...] = ()
+    """Positions of a trigger's tokens."""
     cut: int = 0
     """Tokens that were cut off."""
 
@@ -62,7 +64,7 @@ def tokenise_within(
         for column, count in zip(names, keep, strict=True):
             texts[column] = _shortened(texts[column], ends[column], count)
         now = tokenise(texts)
-    return Gapped(ids=now.ids, gap=now.gap, cut=len(whole.ids) - len(now.ids))
+    return replace(now, cut=len(whole.ids) - len(now.ids))
 
 
 def _ends(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:

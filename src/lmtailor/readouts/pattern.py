@@ -5,7 +5,8 @@
 `{name}` stands for a column's text, `{mask}` for the gap, `{{` and `}}` for braces. `{name:cut}` marks the column
 that loses its end when the text is longer than the model takes; where none is marked, the longest loses first, until
 those left are equally long. A pattern is parsed to nodes and nothing in it is ever evaluated: there are no attributes,
-indices, conversions or format specifications. A column called "mask" cannot be named.
+indices, conversions or format specifications. `{trigger}` is a slot for one token of a trigger, whatever the tokenizer would
+have made of the text around it; one space before it belongs to that token. Columns called "mask" or "trigger" cannot be named.
 """
 
 import re
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from lmtailor.core.errors import InputError, near
 
 MASK = "mask"
+TRIGGER = "trigger"
 _NAME = re.compile(r"[^\W\d](?:[\w \-]*\w)?")
 
 
@@ -39,7 +41,13 @@ class Mask:
     """The gap for the answer."""
 
 
-Node = Text | Field | Mask
+@dataclass(frozen=True, kw_only=True)
+class Slot:
+    """A place for one token of a trigger."""
+
+
+Part = Text | Field | Slot
+Node = Part | Mask
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,9 +55,9 @@ class Pattern:
     """A parsed pattern with exactly one gap."""
 
     source: str
-    before: tuple[Text | Field, ...]
+    before: tuple[Part, ...]
     """What stands before the gap."""
-    after: tuple[Text | Field, ...]
+    after: tuple[Part, ...]
     """What stands after it."""
 
     @property
@@ -63,15 +71,24 @@ class Pattern:
         return next((node.name for node in self.before + self.after if isinstance(node, Field) and node.cut), None)
 
     @property
+    def slots(self) -> int:
+        """How many tokens of a trigger it has places for."""
+        return sum(isinstance(node, Slot) for node in self.before + self.after)
+
+    @property
     def edge(self) -> tuple[str, bool]:
-        """The pattern's own text right before the gap, back to the last column; and whether there is such a column."""
-        names = [i for i, node in enumerate(self.before) if isinstance(node, Field)]
+        """The pattern's own text right before the gap, back to the last column or slot; and whether there is such a one."""
+        names = [i for i, node in enumerate(self.before) if not isinstance(node, Text)]
         own = self.before[names[-1] + 1 :] if names else self.before
         return "".join(node.text for node in own if isinstance(node, Text)), bool(names)
 
-    def render(self, values: Mapping[str, str]) -> tuple[str, str]:
-        """The text before the gap and the text after it."""
-        return _fill(self.before, values), _fill(self.after, values)
+    def render(self, values: Mapping[str, str], slot: str = "") -> tuple[str, str]:
+        """The text before the gap and the text after it, with `slot` in each slot."""
+        return _fill(self.before, values, slot)[0], _fill(self.after, values, slot)[0]
+
+    def slot_places(self, values: Mapping[str, str], slot: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The characters at which the slots begin in the two texts of `render`."""
+        return _fill(self.before, values, slot)[1], _fill(self.after, values, slot)[1]
 
     def check_columns(self, columns: Iterable[str]) -> None:
         """See that the data has every column of the pattern.
@@ -136,7 +153,7 @@ def _nodes(source: str) -> list[Node]:
     return [*nodes, Text(text=text)] if text else nodes
 
 
-def _mark(inner: str, source: str) -> Field | Mask:
+def _mark(inner: str, source: str) -> Field | Mask | Slot:
     name, colon, mark = inner.partition(":")
     if not _NAME.fullmatch(name):
         raise InputError(
@@ -147,12 +164,22 @@ def _mark(inner: str, source: str) -> Field | Mask:
         raise InputError(
             f"{{{inner}}} in the pattern {source!r} has an unknown mark {mark!r}. The only mark is cut: {{{name}:cut}}."
         )
-    if name != MASK:
+    if name not in (MASK, TRIGGER):
         return Field(name=name, cut=bool(colon))
     if colon:
-        raise InputError(f"The gap {{mask}} cannot be cut. Mark a column in the pattern {source!r} instead.")
-    return Mask()
+        what = "gap" if name == MASK else "slot"
+        raise InputError(f"The {what} {{{name}}} cannot be cut. Mark a column in the pattern {source!r} instead.")
+    return Mask() if name == MASK else Slot()
 
 
-def _fill(nodes: Iterable[Text | Field], values: Mapping[str, str]) -> str:
-    return "".join(node.text if isinstance(node, Text) else values[node.name] for node in nodes)
+def _fill(nodes: Iterable[Part], values: Mapping[str, str], slot: str) -> tuple[str, tuple[int, ...]]:
+    """The text, and where its slots begin."""
+    text, places = "", []
+    for node in nodes:
+        if isinstance(node, Slot):
+            text = text.removesuffix(" ")
+            places.append(len(text))
+            text += slot
+        else:
+            text += node.text if isinstance(node, Text) else values[node.name]
+    return text, tuple(places)
