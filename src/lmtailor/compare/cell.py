@@ -23,6 +23,7 @@ from lmtailor.infer.evaluate import plain_adapter, predict_examples
 from lmtailor.readouts.labels import LabelSet
 from lmtailor.store.adapter import Adapter, build_adapter
 from lmtailor.store.folder import save_adapter
+from lmtailor.strategies.adapt import adapt
 from lmtailor.tasks.metrics import Scores
 from lmtailor.tasks.task import Task
 
@@ -95,38 +96,58 @@ def run_cell(job: Job) -> Outcome:
     if isinstance(job.cell.readout, Majority):
         return answer_alike(job.task, job.splits)
     assert job.base is not None
-    base, cell, task = job.base, job.cell, job.task
-    readout = cell.seeded(job.seed)
-    assert not isinstance(readout, Majority)
-    trained = build_adapter(base, cell.method, readout, LabelSet.of(task), None, task).num_parameters
+    base, task = job.base, job.task
     watch = Watch(job.tick, job.seconds)
-    if trained:
-        adapter = fit(
-            base,
-            task,
-            method=cell.method,
-            readout=readout,
-            training=cell.training,
-            seed=job.seed,
-            out=job.folder.adapter,
-            callbacks=[JsonlCallback(job.folder.log), watch],
-        )
-    else:
-        adapter = plain_adapter(base, task, readout, seed=job.seed)
-        save_adapter(adapter, job.folder.adapter)
+    adapter = _adapted(job, base, watch)
     answers, seconds, cut = _answers(job, base, adapter, watch)
     known = adapter.provenance
     return Outcome(
         answers=answers,
         dev=adapter.scores.get("dev"),
         touches=touches(adapter.edits),
-        trained_parameters=trained,
+        trained_parameters=adapter.num_parameters,
         fit_seconds=float(known.get("seconds", 0.0)),
         predict_seconds=seconds,
         history=_history(known.get("history", ()), task.metrics[0]),
         saved=True,
         notes=(*known.get("notes", ()), *cut),
     )
+
+
+def _adapted(job: Job, base: Base, watch: "Watch") -> Adapter:
+    """The cell's adapter, in the run's folder."""
+    cell, task, folder = job.cell, job.task, job.folder
+    readout, listeners = cell.seeded(job.seed), (JsonlCallback(folder.log), watch)
+    assert not isinstance(readout, Majority)
+    if cell.strategy is not None:
+        return adapt(
+            base,
+            task,
+            strategy=cell.strategy,
+            method=cell.method,
+            readout=readout,
+            training=cell.training,
+            seed=job.seed,
+            out=folder.adapter,
+            callbacks=listeners,
+            tell=watch.told,
+        )
+    assert readout is not None
+    assert cell.method is not None
+    if build_adapter(base, cell.method, readout, LabelSet.of(task), None, task).num_parameters:
+        return fit(
+            base,
+            task,
+            method=cell.method,
+            readout=readout,
+            training=cell.training,
+            seed=job.seed,
+            out=folder.adapter,
+            callbacks=listeners,
+        )
+    adapter = plain_adapter(base, task, readout, seed=job.seed)
+    save_adapter(adapter, folder.adapter)
+    return adapter
 
 
 def answer_alike(task: Task, splits: Sequence[str]) -> Outcome:
@@ -177,6 +198,15 @@ class Watch:
 
     def ended(self, event: Ended) -> None:
         """Nothing: the run's record says it."""
+
+    def told(self, what: str, done: int, total: int) -> None:
+        """Pass on how far a strategy is.
+
+        Raises:
+            TrainingError: the time is over.
+        """
+        self._tick(what, done, total)
+        self._check()
 
     def answered(self, done: int, total: int) -> None:
         """Pass on how far the answers are."""

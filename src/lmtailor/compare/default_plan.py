@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import MISSING, fields
 
 from lmtailor.base.base import Base
-from lmtailor.compare.plan import Cell, Majority, Plan
+from lmtailor.compare.plan import Cell, Plan
 from lmtailor.core.errors import InputError
 from lmtailor.fit.training import Training
 from lmtailor.methods import catalogue
@@ -63,7 +63,8 @@ def _cells(base: Base, task: Task, name: str) -> Iterator[Cell]:
 
 def _fits(base: Base, task: Task, cell: Cell) -> bool:
     """Whether base, readout, method and task go together. Nothing is allocated for the answer."""
-    assert not isinstance(cell.readout, Majority)
+    assert cell.method is not None
+    assert isinstance(cell.readout, Head | Verbalizer)
     try:
         build_adapter(base, cell.method, cell.readout, LabelSet.of(task), None, task)
     except InputError:

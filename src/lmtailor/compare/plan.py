@@ -14,6 +14,7 @@ from lmtailor.methods.method import Method
 from lmtailor.readouts.head import Head
 from lmtailor.readouts.registry import READOUTS, readout_name
 from lmtailor.readouts.verbalizer import Verbalizer
+from lmtailor.strategies.strategy import Strategy
 
 MAJORITY = "majority"
 """Name of the readout that always gives the same answer."""
@@ -75,10 +76,14 @@ class Cell:
     name: str
     base: str | None = None
     """Name of a base; None: the only one there is."""
-    readout: AnyReadout = field(default_factory=Head)
-    method: Method = field(default_factory=Frozen)
-    training: Training = field(default_factory=Training)
-    """Not used where nothing is trained."""
+    strategy: Strategy | None = None
+    """A way of more than one fit; None: one fit, or none where nothing is trained."""
+    readout: AnyReadout | None = None
+    """None: `Head()`, or a strategy's own choice."""
+    method: Method | None = None
+    """None: `Frozen()`, or a strategy's own choice."""
+    training: Training | None = None
+    """None: `Training()`, or a strategy's own choice. Not used where nothing is trained."""
     seeds: tuple[int, ...] = (0, 1, 2)
 
     def __post_init__(self) -> None:
@@ -86,6 +91,11 @@ class Cell:
             raise InputError(f"A cell's name must be one line of text; found {self.name!r}.")
         if not self.seeds or len(set(self.seeds)) != len(self.seeds) or min(self.seeds) < 0:
             raise InputError(f"The cell {self.name} needs distinct seeds, none negative; found {list(self.seeds)}.")
+        if self.strategy is None:
+            for name, default in (("readout", Head()), ("method", Frozen()), ("training", Training())):
+                object.__setattr__(self, name, default if getattr(self, name) is None else getattr(self, name))
+        elif self.is_baseline:
+            raise InputError(f"The cell {self.name} is the baseline, which looks at nothing, so it can have no strategy.")
 
     @property
     def is_baseline(self) -> bool:
@@ -94,26 +104,32 @@ class Cell:
 
     @property
     def readout_name(self) -> str:
-        """Of its readout."""
+        """Of its readout; "" where a strategy chooses."""
+        if self.readout is None:
+            return ""
         return MAJORITY if isinstance(self.readout, Majority) else readout_name(self.readout)
 
     @property
     def method_name(self) -> str:
-        """Of its method; "" for the baseline."""
-        return "" if self.is_baseline else method_name(self.method)
+        """Of its strategy and its method; "" for the baseline."""
+        if self.is_baseline:
+            return ""
+        names = (None if self.strategy is None else self.strategy.variant_name(), self.method and method_name(self.method))
+        return " · ".join(name for name in names if name)
 
     @property
     def distinct_seeds(self) -> tuple[int, ...]:
         """The seeds that can differ: only the first if nothing is trained and nothing drawn."""
         readout = self.readout
         fixed = isinstance(readout, Majority) or (
-            isinstance(readout, Verbalizer)
+            self.strategy is None
+            and isinstance(readout, Verbalizer)
             and isinstance(self.method, Frozen)
             and (readout.demonstrations is None or readout.demonstrations.shown is not None)
         )
         return self.seeds[:1] if fixed else self.seeds
 
-    def seeded(self, seed: int) -> AnyReadout:
+    def seeded(self, seed: int) -> AnyReadout | None:
         """The readout of one seed: a seed draws its own demonstrations, counted from the readout's own seed."""
         if isinstance(self.readout, Verbalizer) and self.readout.demonstrations is not None:
             shown = self.readout.demonstrations
@@ -121,14 +137,21 @@ class Cell:
         return self.readout
 
     def settings(self, seed: int) -> dict[str, object]:
-        """Readout, method and training of one seed, resolved, as JSON holds them."""
+        """Strategy, readout, method and training of one seed, resolved, as JSON holds them."""
         if self.is_baseline:
             return {"readout": {"name": MAJORITY}}
-        return {
-            "readout": {"name": self.readout_name, **to_mapping(self.seeded(seed))},
-            "method": {"name": self.method_name, **to_mapping(self.method)},
-            "training": to_mapping(self.training.resolved(self.method.recipe)),
+        readout, method, training = self.seeded(seed), self.method, self.training
+        if self.strategy is None:
+            assert method is not None
+            assert training is not None
+            training = training.resolved(method.recipe)
+        own = {
+            "strategy": self.strategy and {"name": self.strategy.variant_name(), **to_mapping(self.strategy)},
+            "readout": readout and {"name": self.readout_name, **to_mapping(readout)},
+            "method": method and {"name": method_name(method), **to_mapping(method)},
+            "training": training and to_mapping(training),
         }
+        return {name: value for name, value in own.items() if value}
 
 
 @dataclass(frozen=True, kw_only=True)

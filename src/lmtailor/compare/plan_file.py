@@ -30,13 +30,21 @@ readout = "head"
 method = { name = "lora", rank = 8 }
 training = "long"
 
+[strategies.ipet]                        # a way of more than one fit
+name = "pet"
+generations = 3
+
+[[cells]]                                # what a strategy's cell leaves out is the strategy's own choice
+strategy = "ipet"
+method = "lora16"
+
 [[cells]]                                # a product: every combination but those excluded
 base = ["minilm", "smollm2"]
 method = ["lora16", "bitfit", "prefix"]
 exclude = [{ base = "smollm2", method = "prefix" }]
 name = "{method} on {base}"
 
-What a cell leaves out: the head as readout, the frozen method, `Training()`, the only base, the plan's seeds.
+What a cell without strategy leaves out: the head as readout, the frozen method, `Training()`, the only base, the plan's seeds.
 The readout "majority" is the baseline; it is added by itself unless `baseline = false`.
 """
 
@@ -56,11 +64,12 @@ from lmtailor.fit.training import Training
 from lmtailor.methods import catalogue
 from lmtailor.methods.method import Method
 from lmtailor.readouts.registry import get_readout
+from lmtailor.strategies.strategy import Strategy
 
 T = TypeVar("T")
 
-_CHOICES = ("base", "readout", "method", "training")
-_SECTIONS = ("bases", "methods", "readouts", "trainings", "cells")
+_CHOICES = ("base", "readout", "method", "training", "strategy")
+_SECTIONS = ("bases", "methods", "readouts", "trainings", "strategies", "cells")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,11 +93,12 @@ class _Exclude:
     readout: str | None = None
     method: str | None = None
     training: str | None = None
+    strategy: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class _CellTop:
-    """The keys of a cell besides its four choices."""
+    """The keys of a cell besides its choices."""
 
     name: str | None = None
     seeds: tuple[int, ...] | None = None
@@ -150,6 +160,9 @@ class _Reader:
             name: from_mapping(Training, self._table(value, f"trainings.{name}"), path=f"trainings.{name}", source=source)
             for name, value in entries["trainings"].items()
         }
+        self.strategies = {
+            name: self._strategy(value, f"strategies.{name}", default=name)[1] for name, value in entries["strategies"].items()
+        }
         self.cells = values.get("cells", [])
 
     def plan(self) -> Plan:
@@ -182,22 +195,26 @@ class _Reader:
         )
         seeds = self.top.seeds if own.seeds is None else own.seeds
         bases = self._choices(table.get("base"), f"{place}.base", self._base_name)
-        readouts = self._choices(table.get("readout", "head"), f"{place}.readout", self._chosen_readout)
-        methods = self._choices(table.get("method", "frozen"), f"{place}.method", self._chosen_method)
+        strategies = self._choices(table.get("strategy"), f"{place}.strategy", self._chosen_strategy)
+        plain = any(strategy is None for _, strategy in strategies)
+        readouts = self._choices(table.get("readout", "head" if plain else None), f"{place}.readout", self._chosen_readout)
+        methods = self._choices(table.get("method", "frozen" if plain else None), f"{place}.method", self._chosen_method)
         trainings = self._choices(table.get("training"), f"{place}.training", self._chosen_training)
         if any(isinstance(readout, Majority) for _, readout in readouts):
             if len(readouts) > 1 or set(table) - {"name", "readout"}:
                 raise InputError(f'{place}{_in(self.source)} is the baseline: with readout = "majority" it has at most a name.')
             return [Cell(name=own.name or "majority", readout=Majority(), seeds=(0,))]
-        excluded = self._excluded(table.get("exclude", []), place, (bases, readouts, methods, trainings))
+        excluded = self._excluded(table.get("exclude", []), place, (bases, readouts, methods, trainings, strategies))
         cells = []
-        for combination in itertools.product(bases, readouts, methods, trainings):
+        for combination in itertools.product(bases, readouts, methods, trainings, strategies):
             labels = dict(zip(_CHOICES, (label for label, _ in combination), strict=True))
             if any(all(labels[key] == asked for key, asked in one.items()) for one in excluded):
                 continue
-            (_, base), (_, readout), (_, method), (_, training) = combination
+            (_, base), (_, readout), (_, method), (_, training), (_, strategy) = combination
             name = _name(own.name, labels, len(trainings) > 1)
-            cells.append(Cell(name=name, base=base, readout=readout, method=method, training=training, seeds=seeds))
+            cells.append(
+                Cell(name=name, base=base, strategy=strategy, readout=readout, method=method, training=training, seeds=seeds)
+            )
         if not cells:
             raise InputError(f"{place}{_in(self.source)} excludes every combination, so it has no cell. Leave the table out.")
         return cells
@@ -236,19 +253,30 @@ class _Reader:
             raise InputError(f"{place}{_in(self.source)}: there is no base {name!r}. {near(name, self.bases)}")
         return name, name
 
-    def _chosen_readout(self, value: object, place: str) -> tuple[str, AnyReadout]:
+    def _chosen_readout(self, value: object, place: str) -> tuple[str, AnyReadout | None]:
+        if value is None:
+            return "", None
         if isinstance(value, str) and value in self.readouts:
             return value, self.readouts[value]
         return self._readout(value, place, tuple(self.readouts))
 
-    def _chosen_method(self, value: object, place: str) -> tuple[str, Method]:
+    def _chosen_method(self, value: object, place: str) -> tuple[str, Method | None]:
+        if value is None:
+            return "", None
         if isinstance(value, str) and value in self.methods:
             return value, self.methods[value]
         return self._method(value, place, tuple(self.methods))
 
-    def _chosen_training(self, value: object, place: str) -> tuple[str, Training]:
+    def _chosen_strategy(self, value: object, place: str) -> tuple[str, Strategy | None]:
         if value is None:
-            return "", Training()
+            return "", None
+        if isinstance(value, str) and value in self.strategies:
+            return value, self.strategies[value]
+        return self._strategy(value, place, tuple(self.strategies))
+
+    def _chosen_training(self, value: object, place: str) -> tuple[str, Training | None]:
+        if value is None:
+            return "", None
         if isinstance(value, str):
             if value not in self.trainings:
                 raise InputError(
@@ -263,6 +291,16 @@ class _Reader:
         name, settings = self._named(value, place, default if default in known else None)
         if name not in known:
             raise InputError(f"{place}{_in(self.source)}: there is no method {name!r}. {near(name, (*entries, *known))}")
+        return name, from_mapping(known[name], settings, path=place, source=self.source)
+
+    def _strategy(
+        self, value: object, place: str, entries: Sequence[str] = (), default: str | None = None
+    ) -> tuple[str, Strategy]:
+        """Likewise a strategy."""
+        known = Strategy.variants()
+        name, settings = self._named(value, place, default if default in known else None)
+        if name not in known:
+            raise InputError(f"{place}{_in(self.source)}: there is no strategy {name!r}. {near(name, (*entries, *known))}")
         return name, from_mapping(known[name], settings, path=place, source=self.source)
 
     def _readout(
@@ -317,12 +355,12 @@ def _located(source: str, folder: Path, place: str) -> str:
 
 
 def _name(asked: str | None, labels: Mapping[str, str], several_trainings: bool) -> str:
-    """A cell's name: as asked, with {base}, {readout}, {method} and {training} filled in, or made of the choices."""
+    """A cell's name: as asked, with {base}, {readout}, {method}, {training} and {strategy} filled in, or made of the choices."""
     if asked is not None:
         for key, label in labels.items():
             asked = asked.replace(f"{{{key}}}", label)
         return asked
-    keys = ("method", "readout", "base", "training") if several_trainings else ("method", "readout", "base")
+    keys = ("strategy", "method", "readout", "base", *(("training",) if several_trainings else ()))
     return " · ".join(labels[key] for key in keys if labels[key])
 
 

@@ -1,5 +1,6 @@
 """`adapt`: from a base and a task to an adapter by a strategy."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -70,13 +71,13 @@ def adapt(  # noqa: PLR0913 - the one door of strategies; every argument is one 
         callbacks=tuple(callbacks),
         tell=_silent if tell is None else tell,
     )
-    settings, begun = _settings(strategy, work), now()
+    settings, begun, clock = _settings(strategy, work), now(), time.monotonic()
     digest = settings_hash(settings)
     if place is not None and (done := existing(place, base, digest, overwrite=overwrite)) is not None:
         return done
     desk = Desk(None if place is None else work_folder(place), digest, overwrite=overwrite)
     adapter = strategy.run(replace(work, desk=desk))
-    own = {"settings": settings, "settings_hash": digest, "begun": begun, "ended": now()}
+    own = {"settings": settings, "settings_hash": digest, "begun": begun, "ended": now(), "seconds": time.monotonic() - clock}
     adapter = replace(adapter, provenance={**adapter.provenance, **_known(work), **own})
     if place is not None:
         save_adapter(adapter, place)
