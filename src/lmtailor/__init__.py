@@ -19,6 +19,7 @@ from lmtailor.core.version import __version__
 
 if TYPE_CHECKING:
     from lmtailor import methods as methods
+    from lmtailor import strategies as strategies
     from lmtailor.base.base import Base as Base
     from lmtailor.base.load import load_base as load_base
     from lmtailor.compare.compare import compare as compare
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from lmtailor.store.folder import load_adapter as load_adapter
     from lmtailor.store.folder import save_adapter as save_adapter
     from lmtailor.store.merge import merge as merge
+    from lmtailor.strategies.adapt import adapt as adapt
     from lmtailor.strategies.ensemble import predict_together as predict_together
     from lmtailor.tasks.card import load_task as load_task
     from lmtailor.tasks.task import Task as Task
@@ -67,6 +69,7 @@ _HOME = {
     "TrainingError": "lmtailor.core.errors",
     "UnsupportedError": "lmtailor.core.errors",
     "Verbalizer": "lmtailor.readouts.verbalizer",
+    "adapt": "lmtailor.strategies.adapt",
     "attach": "lmtailor.edits.attach",
     "compare": "lmtailor.compare.compare",
     "convert": "lmtailor.store.convert",
@@ -82,6 +85,7 @@ _HOME = {
     "predict": "lmtailor.infer.predict",
     "predict_together": "lmtailor.strategies.ensemble",
     "save_adapter": "lmtailor.store.folder",
+    "strategies": "lmtailor",
 }
 """Where each public name lives: the module that has it, or the package it is a module of."""
 
