@@ -111,5 +111,5 @@ def count_of(name: str) -> Callable[[Any, Base], int]:
 
 SUPPORTED = [cell for cell, refusal in table().items() if not refusal]
 REFUSED = [cell for cell, refusal in table().items() if refusal]
-TRAINED = [cell for cell in SUPPORTED if len(cell.shapes())]
+TRAINED = [cell for cell in SUPPORTED if cell.shapes().num_parameters]
 """All that train something."""

@@ -196,7 +196,7 @@ def _fit(plans: Sequence[_Plan], callbacks: tuple[Callback, ...], *, overwrite: 
     loop = Loop(jobs, here(digest, versions()), state, callbacks)
     out = []
     for plan, own, fitted, member in zip(plans, settings, loop.run(), loop.members, strict=True):
-        adapter, task = _finished(fitted, plan.method), plan.task
+        adapter, task = _finished(fitted), plan.task
         scores = {"dev": measure(task, predict_split(plan.base, task, adapter, split="dev"))} if "dev" in task.splits else {}
         provenance = {"settings": own, "settings_hash": digest, "data": task.digest, "begun": begun, **_provenance(member)}
         out.append(replace(adapter, scores=scores, provenance=provenance))
@@ -254,14 +254,14 @@ def _provenance(member: Member) -> dict[str, Any]:
     }
 
 
-def _finished(adapter: Adapter, method: Method) -> Adapter:
+def _finished(adapter: Adapter) -> Adapter:
     """Detached tensors, and the plain form of methods that train more than they keep."""
     adapter = on_device(
         adapter.with_state({name: tensor.detach().clone() for name, tensor in adapter.state.items()}), torch.device("cpu")
     )
     for tensor in adapter.state.values():
         tensor.requires_grad_(False)
-    if isinstance(method, Finishes):
-        plain, edits = method.finished(adapter.edits)
+    if isinstance(adapter.method, Finishes):
+        plain, edits = adapter.method.finished(adapter.edits)
         adapter = replace(adapter, method=plain, edits=edits)
     return adapter

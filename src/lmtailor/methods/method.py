@@ -13,6 +13,7 @@ from lmtailor.base.sites import Sites
 from lmtailor.core.discovery import discovered
 from lmtailor.core.typed import Variants
 from lmtailor.edits.edits import Edits
+from lmtailor.readouts.readout import Readout
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +93,18 @@ class Unites(ABC):
     """A method that is several."""
 
     parts: tuple[Method, ...]
+
+
+class Resolves(ABC):
+    """A method whose settings are complete only with a base: words that its tokenizer reads, a readout's label words."""
+
+    @abstractmethod
+    def resolved(self, base: Base, readout: Readout | None) -> Method:
+        """The method with all settings that its edits need, which is what is stored. Called once, before `edits`.
+
+        Raises:
+            InputError: the words do not fit the base or the readout.
+        """
 
 
 class Starts(ABC):

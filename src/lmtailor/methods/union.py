@@ -19,12 +19,26 @@ from lmtailor.edits.edits import Edits
 from lmtailor.edits.kinds import PlacedEdit, PromptEdit
 from lmtailor.methods.bitfit import BitFit
 from lmtailor.methods.lora import LoRA
-from lmtailor.methods.method import Finishes, Measures, Method, Penalises, Rates, Recipe, Start, Starts, Steps, Unites, Words
+from lmtailor.methods.method import (
+    Finishes,
+    Measures,
+    Method,
+    Penalises,
+    Rates,
+    Recipe,
+    Resolves,
+    Start,
+    Starts,
+    Steps,
+    Unites,
+    Words,
+)
 from lmtailor.methods.prefix import Prefix
+from lmtailor.readouts.readout import Readout
 
 
 @dataclass(frozen=True, kw_only=True)
-class Union(Method, Unites, Starts, Finishes, Rates, Penalises, Steps):
+class Union(Method, Unites, Resolves, Starts, Finishes, Rates, Penalises, Steps):
     """Several methods at once."""
 
     recipe: ClassVar[Recipe] = Recipe(lr=1e-3)
@@ -59,6 +73,12 @@ class Union(Method, Unites, Starts, Finishes, Rates, Penalises, Steps):
         if len(self.parts) < 2:
             raise InputError(f"A union has two parts or more; this one has {len(self.parts)}. Write LoRA() + BitFit().")
         parts = [part.edits(sites, rng) for part in self.parts]
+        for part, own in zip(self.parts, parts, strict=True):
+            if own.mixed:
+                raise UnsupportedError(
+                    f"{type(part).__name__} runs each row once for each of its members, so it cannot be part of a union. "
+                    "Fit it alone."
+                )
         names = [name for part in parts for name in dict.fromkeys(part.shared())]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise UnsupportedError(f"Two parts of the union share tensors under the name {twice[0]!r}. Use one of them.")
@@ -69,6 +89,10 @@ class Union(Method, Unites, Starts, Finishes, Rates, Penalises, Steps):
                 "Write PreLayer first, such as PreLayer() + SoftPrompt()."
             )
         return Edits.joined(parts)
+
+    def resolved(self, base: Base, readout: Readout | None) -> Method:
+        """Each part with its settings complete."""
+        return Union(parts=tuple(part.resolved(base, readout) if isinstance(part, Resolves) else part for part in self.parts))
 
     def started(self, edits: Edits, base: Base, words: Words, rng: Generator) -> Edits:
         """Each part at its own start."""

@@ -12,7 +12,7 @@ from lmtailor.core.errors import AdapterFileError, InputError
 from lmtailor.core.rng import generator
 from lmtailor.edits.edits import Edits
 from lmtailor.edits.kinds import PrefixEdit, PromptEdit
-from lmtailor.methods.method import Method, Starts, Words
+from lmtailor.methods.method import Method, Resolves, Starts, Words
 from lmtailor.readouts.labels import LabelSet
 from lmtailor.readouts.readout import Reading, Readout
 from lmtailor.store.outline import Outline
@@ -114,6 +114,8 @@ def refuse_other_base(fingerprint: str, source: str, base: Base) -> None:
 
 def virtual_tokens(edits: Edits) -> int:
     """Positions that an adapter's prefixes and prompts take from the input (tokens)."""
+    if edits.mixed:
+        return max(map(virtual_tokens, edits.split()))
     return sum(edit.length for edit in edits if isinstance(edit, PromptEdit) or (isinstance(edit, PrefixEdit) and edit.shift))
 
 
@@ -172,6 +174,8 @@ def new_adapter(
         seed: of the start.
     """
     rng = generator(seed, "start")
+    if isinstance(method, Resolves):
+        method = method.resolved(base, readout)
     labels = None if task is None else LabelSet.of(task)
     adapter = build_adapter(base, method, readout, labels if readout is not None else None, rng, task)
     if isinstance(method, Starts):

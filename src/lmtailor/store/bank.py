@@ -183,7 +183,7 @@ class Bank(Mapping[str, Adapter]):
         key = tuple((name, tuple(value.shape), value.dtype) for name, value in {**adapter.state, **adapter.fixed}.items())
         shelf = self._open.get(key)
         if shelf is None or shelf.full or shelf not in self._shelves:
-            shelf = self._open[key] = _Shelf(adapter, size, max(1, min(SHELF, self.memory // (4 * size))))
+            shelf = self._open[key] = _Shelf(adapter, size, max(1, min(SHELF, self.memory // max(1, 4 * size))))
         self._shelves[shelf] = None
         self._shelves.move_to_end(shelf)
         return shelf

@@ -5,8 +5,11 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from lmtailor.core.errors import AdapterFileError
+from lmtailor.core.errors import AdapterFileError, UnsupportedError
 from lmtailor.edits.edits import Edits
+from lmtailor.edits.kinds import TokenPrompt
+from lmtailor.methods._prompts import SoftPromptEdit, word_embeddings
+from lmtailor.methods.hard_prompt import HardPrompt
 from lmtailor.methods.method import Method
 from lmtailor.methods.prefix import PlainPrefix, Prefix
 from lmtailor.methods.soft_prompt import SoftPrompt
@@ -76,10 +79,10 @@ class PrefixTuningKind(PeftKind):
 
 
 class PromptTuningKind(PeftKind):
-    """Virtual tokens before the input embeddings."""
+    """Virtual tokens before the input embeddings; a hard prompt is written as its words' embeddings, and read as a soft one."""
 
     name: ClassVar[str] = "PROMPT_TUNING"
-    writes: ClassVar[tuple[type[Method], ...]] = (SoftPrompt,)
+    writes: ClassVar[tuple[type[Method], ...]] = (SoftPrompt, HardPrompt)
     # How a prompt started has no influence on what is stored.
     keys: ClassVar[frozenset[str]] = SIZES | {
         "prompt_tuning_init",
@@ -91,11 +94,11 @@ class PromptTuningKind(PeftKind):
 
     def config(self, adapter: Adapter, target: Target) -> dict[str, Any]:
         """The sizes of the prompt."""
-        return prompt_config(adapter.edits, target.outline, target.task)
+        return prompt_config(_embedded(adapter, target), target.outline, target.task)
 
     def tensors(self, adapter: Adapter, target: Target) -> dict[str, Tensor]:
         """The prompt as one matrix."""
-        return prompt_tensors(adapter.edits)
+        return prompt_tensors(_embedded(adapter, target))
 
     def edits(self, adapter: Adapter, target: Target, tensors: Mapping[str, Tensor]) -> Edits:
         """The prompt from the matrix."""
@@ -124,6 +127,27 @@ class PromptTuningKind(PeftKind):
             edits=edits,
             virtual=outline.kind == "encoder",
         )
+
+
+def _embedded(adapter: Adapter, target: Target) -> Edits:
+    """The prompts, of which a hard one's words are now embeddings.
+
+    Raises:
+        UnsupportedError: these are the base's, and it is not at hand.
+    """
+    if not isinstance(adapter.method, HardPrompt):
+        return adapter.edits
+    if target.base is None:
+        raise UnsupportedError(
+            "A hard prompt has words, and PEFT stores embeddings, which are the base's. Export it with the base "
+            "(export(…, base=base))."
+        )
+    soft = []
+    for edit in adapter.edits:
+        assert isinstance(edit, TokenPrompt)
+        rows = word_embeddings(target.base, edit.site, edit.ids).float().cpu()
+        soft.append(SoftPromptEdit(site=edit.site, length=edit.length, place=edit.place, prompt_NH=rows))
+    return Edits(tuple(soft))
 
 
 def _expect(config: Mapping[str, Any], key: str, wanted: int) -> None:
