@@ -56,6 +56,20 @@ def test_nothing_is_recommended_if_nothing_is_better_than_the_same_answer() -> N
     assert "Nothing is significantly better than always giving the same answer" in said.reason
 
 
+def test_equals_of_the_best_are_named() -> None:
+    said = advice([replace(LORA, right=0.755), replace(FULL, right=0.75), NOTHING])
+    assert said.cell == "LoRA"
+    assert "Within chance of it, but not cheaper: full. It trains" in said.reason
+
+
+def test_a_prompt_that_was_searched_for_cost_something_but_trains_nothing() -> None:
+    found = Cell("trigger", method="autoprompt", readout="verbalizer", right=0.75, ood=0.6, fit=120)
+    said = advice([found, replace(PROBE, right=0.5), NOTHING])
+    assert said.cell == "trigger"
+    assert "Its prompt is searched for in" in said.reason
+    assert not any("Without any training" in remark for remark in said.remarks)
+
+
 def test_an_empty_board_is_said_plainly() -> None:
     about = demo_about([LORA])
     runs = demo_runs(about, [LORA], failed=[("LoRA", seed, "No.") for seed in (0, 1, 2)])

@@ -71,8 +71,8 @@ class Row:
 
     @property
     def untrained(self) -> bool:
-        """Whether it is a model that answers as it is, by its prompt alone."""
-        return not self.baseline and self.trained_parameters == 0
+        """Whether it is a model that answers as it is, by a prompt that nobody had to search for."""
+        return not self.baseline and self.trained_parameters == 0 and self.fit_seconds == 0
 
     @property
     def share(self) -> float:

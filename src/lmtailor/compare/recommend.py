@@ -84,13 +84,17 @@ def _reason(board: Leaderboard, best: Row, chosen: Row, candidates: list[Row]) -
         rest = "every other one is significantly worse" if len(board.rows) > 1 else "it is the only one"
         return f"It has the highest score of all routes, {has}, and {rest}. {_costs(chosen)}"
     ties = listed([row.cell for row in others[:3]] + ([f"{len(others) - 3} more"] if len(others) > 3 else []))
-    verb = "is" if len(others) == 1 else "are"
-    return f"It has the highest score of all routes, {has}. {ties} {verb} within chance of it, but not cheaper. {_costs(chosen)}"
+    return f"It has the highest score of all routes, {has}. Within chance of it, but not cheaper: {ties}. {_costs(chosen)}"
 
 
 def _costs(row: Row) -> str:
     if row.untrained:
         return f"Nothing is trained; its model has {count(row.base_parameters)} parameters."
+    if not row.trained_parameters:
+        return (
+            f"Its prompt is searched for in {duration(row.fit_seconds)}; nothing in its model of "
+            f"{count(row.base_parameters)} parameters is trained."
+        )
     return (
         f"It trains {count(row.trained_parameters)} parameters on a model of {count(row.base_parameters)}, "
         f"in {duration(row.fit_seconds)}."
@@ -102,7 +106,7 @@ def _savings(chosen: Row, best: Row) -> str:
     parts = []
     if chosen.base_parameters * SLACK < best.base_parameters:
         parts.append(f"its model has {count(chosen.base_parameters)} parameters instead of {count(best.base_parameters)}")
-    trained = "no parameters" if chosen.untrained else f"{count(chosen.trained_parameters)} parameters"
+    trained = "no parameters" if not chosen.trained_parameters else f"{count(chosen.trained_parameters)} parameters"
     if chosen.trained_parameters < best.trained_parameters:
         parts.append(f"it trains {trained} instead of {count(best.trained_parameters)}")
     if chosen.fit_seconds < 0.9 * best.fit_seconds:
@@ -154,8 +158,7 @@ def _remarks(board: Leaderboard) -> Iterator[str]:
     if best is not None and not beats_baseline(board, best):
         return  # the recommendation says so already
     if weak:
-        verb = "was" if len(weak) == 1 else "were"
-        yield f"{listed(weak)} {verb} trained and not significantly better than always giving the same answer."
+        yield f"Trained, and not significantly better than always giving the same answer: {listed(weak)}."
     elif board.baseline is not None and any(row.trained_parameters for row in board.rows):
         worth = f"{name} {score(board.baseline.score.value)}"
         yield f"Every trained route is significantly better than always giving the same answer ({worth})."

@@ -42,7 +42,7 @@ def hue(row: Row) -> Hue:
         return HUES["baseline"]
     touched = [touch for touch in row.touches if touch != "nothing"]
     if not touched:
-        return HUES["prompt" if row.untrained else "probe"]
+        return HUES["probe" if row.trained_parameters else "prompt"]
     return HUES[touched[0]] if len(touched) == 1 else HUES["mixed"]
 
 
