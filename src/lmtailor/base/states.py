@@ -4,10 +4,10 @@ Shapes: N rows, T tokens, H features.
 """
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
-from typing import Any, Self
+from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -24,23 +24,26 @@ class States:
     layers: Mapping[int, Tensor] = field(default_factory=dict)
     """Outputs of the blocks that were asked for, under the numbers that were asked for, after all edits and before
     the final norm."""
+    others: tuple["States", ...] = ()
+    """Of rows that ran several times, for the members of a mixture: the states of the second run, the third, … Rows that ran
+    less often repeat one of theirs."""
 
-    def select(self, rows: Sequence[int], count: int) -> Self:
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> "States":
+        """The states after a change of every tensor (N, T, H)."""
+        return States(
+            last_NTH=change(self.last_NTH),
+            layers={number: change(layer) for number, layer in self.layers.items()},
+            others=tuple(other.mapped(change) for other in self.others),
+        )
+
+    def select(self, rows: Sequence[int], count: int) -> "States":
         """The states of some rows of a batch.
 
         Args:
             rows: numbers of rows.
             count: how many rows the batch has; each has N / count consecutive sequences.
         """
-        return replace(
-            self,
-            last_NTH=_rows(self.last_NTH, rows, count),
-            layers={number: _rows(layer, rows, count) for number, layer in self.layers.items()},
-        )
-
-
-def _rows(x: Tensor, rows: Sequence[int], count: int) -> Tensor:
-    return x.reshape(count, -1, *x.shape[1:])[list(rows)].flatten(0, 1)
+        return self.mapped(lambda x: x.reshape(count, -1, *x.shape[1:])[list(rows)].flatten(0, 1))
 
 
 @contextmanager

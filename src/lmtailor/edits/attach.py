@@ -28,6 +28,7 @@ from lmtailor.edits.entrance import Entrance, widen_cross_mask
 from lmtailor.edits.groups import Rows
 from lmtailor.edits.infix import AnswerBehindPrompt, answering
 from lmtailor.edits.kinds import TokenPrompt
+from lmtailor.edits.mixture import Members, MixedModel, by_member, log_shares, mixed_scores
 from lmtailor.edits.prefixes import PrefixStore
 from lmtailor.edits.weights import WeightSwap, swaps
 
@@ -58,11 +59,15 @@ class Reader(Protocol):
     def virtual(self) -> bool:
         """Whether virtual tokens in front of the input are kept in the states it reads."""
 
+    @property
+    def kind(self) -> str:
+        """classification or regression."""
+
     def prompt(self) -> tuple[int, ...]:
         """Token ids before every input."""
 
-    def scores(self, base: Base, states: States, batch: Any, *, training: bool = False) -> Tensor:
-        """(B, C)."""
+    def scores(self, base: Base, states: States, batch: Any, *, training: bool = False, normalised: bool = False) -> Tensor:
+        """(B, C); with `normalised` log-probabilities, unless they are numbers."""
 
 
 class Attachable(Protocol):
@@ -89,8 +94,10 @@ class Attached:
         self.adapters = tuple(adapters)
         self._rows = Rows((0,), shared=True) if rows is None else Rows(tuple(rows))
         prompts = [() if adapter.reading is None else adapter.reading.prompt() for adapter in adapters]
-        edits = tuple(_with_prompt(base, adapter.edits, ids) for adapter, ids in zip(adapters, prompts, strict=True))
-        self.engine = Engine(base, edits, self._rows)
+        self._members = Members.among([adapter.edits for adapter in adapters])
+        prompt_of = {part: ids for own, ids in zip(self._members.of, prompts, strict=True) for part in own}
+        edits = tuple(_with_prompt(base, part, prompt_of[number]) for number, part in enumerate(self._members.parts))
+        self.engine = Engine(base, edits, self._members.rows(self._rows))
         self._stations = stations(self.engine)
         self._stores = [PrefixStore(self.engine, stack) for stack in base.stacks]
         self._keep_virtual = any(adapter.reading is not None and adapter.reading.virtual for adapter in adapters)
@@ -98,7 +105,7 @@ class Attached:
             Entrance(self.engine, stack, store, self._begin, keep_virtual=self._keep_virtual)
             for stack, store in zip(base.stacks, self._stores, strict=True)
         ]
-        self._swaps: list[WeightSwap] = swaps(base.model, edits, self._rows.slots)
+        self._swaps: list[WeightSwap] = swaps(base.model, edits, self.engine.rows.slots)
         self._guard = CheckpointGuard(self.engine, base.model)
         self._handles: list[Any] = []
         self._switched: list[tuple[Any, str]] = []
@@ -134,6 +141,8 @@ class Attached:
             self._handles += entrance.register()
         if any(entrance.has_infix for entrance in self._entrances) and isinstance(self.base.model, GenerationMixin):
             self._handles.append(AnswerBehindPrompt(self.engine, self.base.model))
+        if any(len(own) > 1 for own in self._members.of) and self.base.has_lm_head:
+            self._handles.append(MixedModel(self.engine, self.base.model))
         self._hook_cross_mask()
         for store in self._stores:
             self._handles += store.install()
@@ -143,7 +152,7 @@ class Attached:
     def _hook_cross_mask(self) -> None:
         by_name = {entrance.stack.name: entrance for entrance in self._entrances}
         encoder, decoder = by_name.get("encoder"), by_name.get("decoder")
-        if encoder is None or decoder is None or not any(encoder._prompts(slot) for slot in range(len(self.adapters))):
+        if encoder is None or decoder is None or not any(encoder._prompts(slot) for slot in range(len(self.engine.adapters))):
             return
         names = list(inspect.signature(inspect.unwrap(type(decoder.root).forward)).parameters)[1:]
 
@@ -174,6 +183,10 @@ class Attached:
         for swap in self._swaps:
             swap.install()
 
+    def narrowed(self, slots: Sequence[int | None]) -> AbstractContextManager[None]:
+        """For a while, the batch is rows of these adapters."""
+        return self.engine.narrowed(self._members.rows(Rows(tuple(slots))))
+
     def answering(self, answer: Tensor | int | None) -> AbstractContextManager[None]:
         """For a while, answers begin at these tokens, for what stands between text and answer in causal decoders.
 
@@ -194,7 +207,8 @@ class Attached:
         with self.answering(answer):
             states = self.base.hidden(inputs, tuple(sorted(layers)))
         read = self._entrances[-1]
-        return replace(states, layers={layer: read.without_inserted(value) for layer, value in states.layers.items()})
+        states = replace(states, layers={layer: read.without_inserted(value) for layer, value in states.layers.items()})
+        return by_member(states, self.engine.rows)
 
     def scores(self, slot: int, states: States, batch: BatchLike, *, training: bool = False) -> Tensor:
         """Scores (B, C) of a batch whose rows all belong to one adapter, from the states of those rows.
@@ -202,9 +216,16 @@ class Attached:
         Raises:
             InputError: the adapter has no readout.
         """
-        reading = self._reader(slot)
-        with self.engine.narrowed([slot]):
-            return reading.scores(self.base, self.own_states(slot, states), batch, training=training)
+        reading, members, own = self._reader(slot), self._members.of[slot], self.own_states(slot, states)
+        if len(members) == 1:
+            with self.engine.narrowed(Rows((slot,))):
+                return reading.scores(self.base, own, batch, training=training)
+        each = []
+        for member, ran in zip(members, (own, *own.others), strict=False):
+            with self.engine.narrowed(Rows((member,))):
+                each.append(reading.scores(self.base, ran, batch, training=training, normalised=True))
+        shares_M = log_shares([self._members.parts[member] for member in members])
+        return mixed_scores(each, shares_M, numbers=reading.kind == "regression")
 
     def read(self, batch: BatchLike) -> list[Tensor]:
         """Scores of every row from that row's own readout, (C,) each; C may differ between rows.
@@ -232,9 +253,11 @@ class Attached:
         if not drop:
             return states
         # Blocks hold the virtual tokens always, the stack's output only where some readout wants them.
-        layers = {layer: value[:, drop:] for layer, value in states.layers.items()}
-        last_NTH = states.last_NTH[:, drop:] if self._keep_virtual else states.last_NTH
-        return replace(states, last_NTH=last_NTH, layers=layers)
+        cut = states.mapped(lambda value: value[:, drop:])
+        if self._keep_virtual:
+            return cut
+        others = tuple(replace(new, last_NTH=old.last_NTH) for new, old in zip(cut.others, states.others, strict=True))
+        return replace(cut, last_NTH=states.last_NTH, others=others)
 
     def _reader(self, slot: int | None) -> Reader:
         reading = None if slot is None else self.adapters[slot].reading

@@ -18,11 +18,13 @@ class Edits(Sequence[Edit]):
     items: tuple[Edit, ...] = ()
     sizes: tuple[int, ...] = ()
     """Where the edits are those of several methods: how many belong to each."""
+    mixed: bool = False
+    """Whether the parts do not act one after the other, but are the members of a mixture: each runs in rows of its own."""
 
     @classmethod
-    def joined(cls, parts: Sequence["Edits"]) -> "Edits":
-        """The edits of several methods as one."""
-        return cls(tuple(edit for part in parts for edit in part), tuple(map(len, parts)))
+    def joined(cls, parts: Sequence["Edits"], *, mixed: bool = False) -> "Edits":
+        """The edits of several methods, or of the members of a mixture, as one."""
+        return cls(tuple(edit for part in parts for edit in part), tuple(map(len, parts)), mixed)
 
     def split(self) -> tuple["Edits", ...]:
         """Undo `joined`."""

@@ -166,10 +166,10 @@ class Engine:
         return words
 
     @contextlib.contextmanager
-    def narrowed(self, slots: Sequence[int | None]) -> Iterator[None]:
+    def narrowed(self, rows: Rows) -> Iterator[None]:
         """For a while, the batch is these rows."""
         before = self.rows
-        self.rows = Rows(tuple(slots))
+        self.rows = rows
         try:
             yield
         finally:

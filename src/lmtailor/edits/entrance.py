@@ -21,11 +21,23 @@ from torch.nn import functional as F
 from lmtailor.base.stack import Stack
 from lmtailor.core.errors import InputError, StateError, UnsupportedError
 from lmtailor.edits.engine import Engine
+from lmtailor.edits.groups import Rows
 from lmtailor.edits.infix import Between, gaps_of
 from lmtailor.edits.insertion import BESIDE, Insertion, gaps_in
 from lmtailor.edits.kinds import Place, PromptEdit
 from lmtailor.edits.places import places_of
 from lmtailor.edits.prefixes import PrefixStore, recorded
+
+_OF_SEQUENCES = (
+    "input_ids",
+    "inputs_embeds",
+    "attention_mask",
+    "position_ids",
+    "token_type_ids",
+    "encoder_hidden_states",
+    "encoder_attention_mask",
+)
+"""Arguments of a stack with a row for each sequence of the caller."""
 
 
 class Entrance:
@@ -85,10 +97,13 @@ class Entrance:
     def _before(self, root: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[()], dict[str, Any]]:
         kwargs = {**dict(zip(self.names, args, strict=False)), **kwargs}
         batch, tokens = _shape(kwargs)
-        if not self.engine.rows.shared and batch % self.engine.rows.count:
-            raise InputError(
-                f"A batch of {batch} sequences cannot be divided into the {self.engine.rows.count} rows that were attached."
-            )
+        rows = self.engine.rows
+        asked = len(rows.copies) or rows.count
+        if not rows.shared and batch % asked:
+            raise InputError(f"A batch of {batch} sequences cannot be divided into the {asked} rows that were attached.")
+        if rows.copies:
+            kwargs |= {name: rows.repeated(kwargs[name]) for name in _OF_SEQUENCES if _is_of(batch, kwargs.get(name))}
+            batch = _shape(kwargs)[0]
         self.on_pass()
         if self._inserts:
             self._insert(kwargs, batch)
@@ -234,7 +249,7 @@ class Entrance:
         """The virtual tokens of each row at a place (B, width, H), aligned on the right in front and on the left elsewhere."""
         embedding, rows = self.engine.embed(self.stack), {}
         for slot in dict.fromkeys(self.engine.rows.slots):
-            with self.engine.narrowed([slot]):
+            with self.engine.narrowed(Rows((slot,))):
                 parts = [edit.embeddings(embedding).to(like_BTH.dtype) for edit in self._prompts(slot, place)]
             prompt = torch.cat(parts) if parts else like_BTH.new_zeros(0, like_BTH.shape[-1])
             missing = width - len(prompt)
@@ -279,7 +294,9 @@ class Entrance:
         device, width, mask = self.engine.base.device, max(counts), kwargs.get("attention_mask")
         own_past = past - width if past else 0
         counts_B, late_B = (torch.tensor(own, device=device).repeat_interleave(batch // len(slots)) for own in (counts, late))
-        gaps_B = gaps_of(self.engine.answer, mask, batch, tokens, own_past, device)
+        answer = self.engine.answer
+        answer = self.engine.rows.repeated(answer) if isinstance(answer, Tensor) else answer
+        gaps_B = gaps_of(answer, mask, batch, tokens, own_past, device)
         it = Between(gaps_B=gaps_B, counts_B=counts_B, late_B=late_B, past=own_past, tokens=tokens)
         positions_BT = it.positions(self._default(kwargs, batch, tokens, own_past))
         self._late = it.behind_BT
@@ -325,6 +342,10 @@ class Entrance:
         if getattr(output, "hidden_states", None) is not None:
             output.hidden_states = tuple(self.without_inserted(state)[:, front:] for state in output.hidden_states)
         return output
+
+
+def _is_of(batch: int, value: Any) -> bool:
+    return isinstance(value, Tensor) and value.shape[0] == batch
 
 
 def _shape(kwargs: dict[str, Any]) -> tuple[int, int]:

@@ -6,6 +6,7 @@ order form a group: one batched call with stacked tensors, not a loop over adapt
 Shapes: R rows of the batch, G rows of a group, T tokens of a row, F features.
 """
 
+import itertools
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 
@@ -22,6 +23,8 @@ class Rows:
 
     slots: tuple[int | None, ...]
     shared: bool = False
+    copies: tuple[int, ...] = ()
+    """Where mixtures are attached: for each row of the caller, how many of `slots`, one after the other, are its members."""
 
     @property
     def count(self) -> int:
@@ -35,6 +38,18 @@ class Rows:
                 f"A batch of shape {tuple(x.shape)} cannot be divided into the {self.count} rows that were attached."
             )
         return x.reshape(self.count, -1, x.shape[-1])
+
+    def spans(self) -> list[tuple[int, int]]:
+        """For each row of the caller, the first of its `slots` and the one behind its last."""
+        ends = list(itertools.accumulate(self.copies or (1,) * self.count))
+        return list(zip([0, *ends], ends, strict=False))
+
+    def repeated(self, x: Tensor) -> Tensor:
+        """What the caller gives for its sequences (R · k, …), once for each member: (E · k, …)."""
+        if not self.copies:
+            return x
+        blocks = x.reshape(len(self.copies), -1, *x.shape[1:])
+        return blocks.repeat_interleave(torch.tensor(self.copies, device=x.device), 0).flatten(0, 1)
 
 
 class Group:

@@ -20,6 +20,7 @@ from lmtailor.edits.attention import ATTRIBUTE, Layer, Pass, Prefixes, autocast_
 from lmtailor.edits.edit import freshness
 from lmtailor.edits.engine import Engine
 from lmtailor.edits.gate import Gate
+from lmtailor.edits.groups import Rows
 from lmtailor.edits.kinds import PrefixEdit, PromptEdit
 
 KeyValues = tuple[Tensor, Tensor]
@@ -189,7 +190,7 @@ class PrefixStore:
         embedding, root = self.engine.embed(self.stack), base.module(self.stack.root)
         rows = []
         for slot in slots:
-            with self.engine.narrowed([slot]):
+            with self.engine.narrowed(Rows((slot,))):
                 rows.append(torch.cat([edit.embeddings(embedding).to(base.dtype) for edit in self._prompts(slot)]))
         longest = max(len(row) for row in rows)
         if self.stack.max_positions is not None and longest > self.stack.max_positions:
@@ -203,7 +204,7 @@ class PrefixStore:
         for layer in self.layers.values():
             layer.recording = []
         try:
-            with self.engine.narrowed(slots):
+            with self.engine.narrowed(Rows(tuple(slots))):
                 root(inputs_embeds=embeds_SNH, use_cache=False)
             recorded = {name: layer.recording[-1] for name, layer in self.layers.items() if layer.recording}
         finally:

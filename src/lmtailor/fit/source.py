@@ -54,7 +54,7 @@ class Narrowed:
 
     def scores(self, indices: Sequence[int], *, training: bool) -> tuple[Tensor, Batch]:
         """Run the trunk as if all rows were this adapter's."""
-        with self.whole.attached.engine.narrowed([self.whole.slot]):
+        with self.whole.attached.narrowed([self.whole.slot]):
             return self.whole.scores(indices, training=training)
 
 

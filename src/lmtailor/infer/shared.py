@@ -23,7 +23,7 @@ def score_together(
     """
     joined = join(batches, form)
     rows = [slot for slot, part in zip(slots, joined.parts, strict=True) for _ in range(part.mask_NT.shape[0])]
-    with attached.engine.narrowed(rows):
+    with attached.narrowed(rows):
         states = attached.states(joined.inputs, joined.answer_N)
     return [
         (attached.scores(slot, take_rows(states, own), part, training=training), part)

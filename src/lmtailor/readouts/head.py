@@ -193,6 +193,9 @@ class HeadReading:
         """Nothing stands before the input."""
         return ()
 
+    def check_fit(self) -> None:
+        """A head is there to be trained."""
+
     def encode(self, example: Example) -> Encoded:
         """An example as one sequence.
 
@@ -229,6 +232,7 @@ class HeadReading:
             x = dropout(x, self.drop, training)
         return linear(x, self.tensors["head.weight"], self.tensors["head.bias"]).float()
 
-    def scores(self, base: Base, states: States, batch: Batch, *, training: bool = False) -> Tensor:
+    def scores(self, base: Base, states: States, batch: Batch, *, training: bool = False, normalised: bool = False) -> Tensor:
         """See `Reading.scores`."""
-        return self.scores_from(self.features(base, states, batch), training=training)
+        scores_BC = self.scores_from(self.features(base, states, batch), training=training)
+        return scores_BC.log_softmax(1) if normalised and self.kind == "classification" else scores_BC

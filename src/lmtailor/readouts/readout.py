@@ -7,7 +7,7 @@ Shapes: B examples, k sequences an example, N = B · k, T tokens, H features, C 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import Field, replace
+from dataclasses import Field
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -76,7 +76,7 @@ class Reading(Protocol):
     def collate(self, items: Sequence[Encoded]) -> Batch:
         """Encoded examples as one batch."""
 
-    def scores(self, base: Base, states: States, batch: Batch, *, training: bool = False) -> Tensor:
+    def scores(self, base: Base, states: States, batch: Batch, *, training: bool = False, normalised: bool = False) -> Tensor:
         """One row an example, one column a label: (B, C), float32.
 
         Args:
@@ -84,6 +84,8 @@ class Reading(Protocol):
             states: what the trunk gave on this batch's sequences; for a part of a larger run, see `take_rows`.
             batch: as `collate` or `join` made it.
             training: whether dropout acts; it draws from torch's own generator.
+            normalised: whether scores must be log-probabilities, as those of a mixture's members must: of a head over the labels,
+                of a verbalizer over the vocabulary. Numbers (regression) stay as they are.
         """
 
 
@@ -152,7 +154,7 @@ def input_limit(base: Base, max_length: int | None, reserve: int) -> int:
 
 def take_rows(states: States, rows: slice | Tensor) -> States:
     """The states of some sequences of a run, such as one readout's part of joined batches."""
-    return replace(states, last_NTH=states.last_NTH[rows], layers={layer: value[rows] for layer, value in states.layers.items()})
+    return states.mapped(lambda value: value[rows])
 
 
 def check_parameters(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -240,10 +240,10 @@ class VerbalizerReading:
         batch = collate(items, self.form)
         return batch if self.mask_id is not None else replace(batch, answer_N=batch.read_NP[:, 0] + 1)
 
-    def scores(self, base: Base, states: States, batch: Batch, *, training: bool = False) -> Tensor:
+    def scores(self, base: Base, states: States, batch: Batch, *, training: bool = False, normalised: bool = False) -> Tensor:
         """See `Reading.scores`. There is no dropout of its own, so `training` has no effect."""
         virtual_tokens(states.last_NTH, batch, False)
-        scores_BW = self._one_token(base, states, batch) if self.single else self._many_tokens(base, states, batch)
+        scores_BW = self._one_token(base, states, batch, normalised) if self.single else self._many_tokens(base, states, batch)
         if self.readout.normalise == "length":
             scores_BW = scores_BW / torch.tensor([len(word.pieces) for word in self.words], device=scores_BW.device)
         return self._aggregated(scores_BW)
@@ -260,10 +260,13 @@ class VerbalizerReading:
             return (start,)
         return tuple(start + i for word in run.words for i in range(len(self.words[word].pieces)))
 
-    def _one_token(self, base: Base, states: States, batch: Batch) -> Tensor:
-        """The words' logits (B, W)."""
+    def _one_token(self, base: Base, states: States, batch: Batch, normalised: bool) -> Tensor:
+        """The words' logits (B, W), or their log-probabilities, for which the whole vocabulary is asked."""
         words_W = torch.tensor([word.pieces[0] for word in self.words], device=states.last_NTH.device)
-        return base.lm_logits(read_states(states.last_NTH, batch)[:, 0], words_W).float()
+        read_BH = read_states(states.last_NTH, batch)[:, 0]
+        if normalised:
+            return base.lm_logits(read_BH).float().log_softmax(1)[:, words_W]
+        return base.lm_logits(read_BH, words_W).float()
 
     def _many_tokens(self, base: Base, states: States, batch: Batch) -> Tensor:
         """The words' log-probabilities (B, W). The vocabulary's logits are computed once for each state that is read."""
