@@ -29,6 +29,9 @@ class Encoded:
     """For each sequence the positions whose states are read; none where all tokens are pooled."""
     targets: tuple[tuple[int, ...], ...] = ()
     """For each sequence the token ids that are expected at `read`; () where none are."""
+    decoder: tuple[tuple[int, ...], ...] | None = None
+    """Encoder-decoders: what the decoder is fed with beside each sequence; None feeds the sequence, shifted right by one.
+    `read` counts the decoder's tokens."""
     label: Label = None
     cut: int = 0
     """Tokens that were cut off because the input was longer than the model takes."""
@@ -54,7 +57,7 @@ class InputForm:
     segments: bool
     """Whether it takes token types."""
     decoder: bool = False
-    """Whether it has a decoder, which is fed with the input shifted right by one."""
+    """Whether it has a decoder, which is fed with the input shifted right by one unless an example says otherwise."""
     decoder_start: int | None = None
     """The decoder's first token; None takes each sequence's own last token (mBART: its language)."""
 
@@ -64,7 +67,7 @@ class Batch:
     """Examples as tensors. Entries that pad are 0 in the attention mask."""
 
     inputs: Mapping[str, Tensor]
-    """The trunk's arguments by name, each (N, T)."""
+    """The trunk's arguments by name, each (N, T); a decoder's have a T of their own."""
     per_row: int
     """k: sequences an example."""
     read_NP: Tensor
@@ -89,6 +92,19 @@ class Batch:
     def mask_NT(self) -> Tensor:
         """The attention mask."""
         return self.inputs["attention_mask"]
+
+    @property
+    def width(self) -> int:
+        """Tokens of the states that are read: those of the decoder, where there is one."""
+        return self.inputs.get("decoder_input_ids", self.mask_NT).shape[1]
+
+    @property
+    def state_mask_NT(self) -> Tensor:
+        """Which states are of no padding: the attention mask, as wide as the states.
+
+        A decoder that is fed with the shifted input has as many tokens as it.
+        """
+        return torch.nn.functional.pad(self.mask_NT, (0, self.width - self.mask_NT.shape[1]))
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch with all tensors on a device."""
@@ -123,9 +139,9 @@ class Joined:
     """Batches of several readouts as one: the trunk runs once on `inputs`, then each readout scores its own part."""
 
     inputs: Mapping[str, Tensor]
-    """The trunk's arguments, each (ΣN, T) with T the longest part's."""
+    """The trunk's arguments, each (ΣN, T) with T the longest part's; a decoder's have a T of their own."""
     parts: tuple[Batch, ...]
-    """The batches, padded to T."""
+    """The batches, padded to it."""
     rows: tuple[slice, ...]
     """For each part its sequences in `inputs`."""
 
@@ -162,7 +178,7 @@ def collate(items: Sequence[Encoded], form: InputForm) -> Batch:
     if form.segments:
         inputs["token_type_ids"] = _padded([segment for item in items for segment in _segments(item)], 0)
     if form.decoder:
-        inputs["decoder_input_ids"] = _padded([_shifted(sequence, form) for sequence in sequences], form.pad_id)
+        inputs["decoder_input_ids"] = _padded([tokens for item in items for tokens in _decoded(item, form)], form.pad_id)
     width = max((len(read) for item in items for read in item.read), default=0)
     targets = [target for item in items for target in (item.targets or ((),) * len(item.sequences))]
     return Batch(
@@ -184,8 +200,8 @@ def join(batches: Sequence[Batch], form: InputForm) -> Joined:
     """
     if not batches:
         raise InputError("There are no batches to join.")
-    width = max(batch.mask_NT.shape[1] for batch in batches)
-    parts = tuple(_widened(batch, width, form) for batch in batches)
+    widths = {name: max(batch.inputs[name].shape[1] for batch in batches) for name in batches[0].inputs}
+    parts = tuple(_widened(batch, widths, form) for batch in batches)
     inputs = {name: torch.cat([part.inputs[name] for part in parts]) for name in parts[0].inputs}
     ends = torch.tensor([part.mask_NT.shape[0] for part in parts]).cumsum(0).tolist()
     rows = tuple(slice(end - part.mask_NT.shape[0], end) for end, part in zip(ends, parts, strict=True))
@@ -199,6 +215,10 @@ def _padded(rows: Sequence[Sequence[int]], value: int, width: int | None = None)
 
 def _segments(item: Encoded) -> Sequence[Sequence[int]]:
     return item.segments if item.segments is not None else [(0,) * len(sequence) for sequence in item.sequences]
+
+
+def _decoded(item: Encoded, form: InputForm) -> Sequence[Sequence[int]]:
+    return [_shifted(sequence, form) for sequence in item.sequences] if item.decoder is None else item.decoder
 
 
 def _shifted(sequence: Sequence[int], form: InputForm) -> Sequence[int]:
@@ -215,11 +235,10 @@ def _labels(items: Sequence[Encoded]) -> Tensor | None:
     return torch.tensor(known, dtype=torch.float32 if any(isinstance(label, float) for label in known) else torch.long)
 
 
-def _widened(batch: Batch, width: int, form: InputForm) -> Batch:
-    missing = width - batch.mask_NT.shape[1]
-    if not missing:
-        return batch
+def _widened(batch: Batch, widths: Mapping[str, int], form: InputForm) -> Batch:
     fill = {"input_ids": form.pad_id, "decoder_input_ids": form.pad_id}
     pad = torch.nn.functional.pad
-    inputs = {name: pad(value, (0, missing), value=fill.get(name, 0)) for name, value in batch.inputs.items()}
+    inputs = {
+        name: pad(value, (0, widths[name] - value.shape[1]), value=fill.get(name, 0)) for name, value in batch.inputs.items()
+    }
     return replace(batch, inputs=inputs)

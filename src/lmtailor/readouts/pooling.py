@@ -45,5 +45,5 @@ def pool(how: Pooled, states_NTH: Tensor, batch: Batch, *, virtual: bool = False
     extra = virtual_tokens(states_NTH, batch, virtual)
     if how != "mean":
         return read_states(states_NTH, batch, 0 if how == "cls" else extra)[:, 0].float()
-    mask_NT = torch.nn.functional.pad(batch.mask_NT, (extra, 0), value=1).bool()
+    mask_NT = torch.nn.functional.pad(batch.state_mask_NT, (extra, 0), value=1).bool()
     return states_NTH.float().masked_fill(~mask_NT[..., None], 0.0).sum(1) / mask_NT.sum(1, keepdim=True)

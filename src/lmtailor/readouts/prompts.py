@@ -1,4 +1,4 @@
-"""From a pattern and the texts of columns to token ids with a gap, as masked and as causal models take them.
+"""From a pattern and the texts of columns to token ids with a gap, as masked, causal and encoder-decoder models take them.
 
 Whitespace is exact: what is tokenised is always the whole text, or its end after a part whose tokens do not change.
 """
@@ -13,6 +13,7 @@ from lmtailor.core.errors import InputError, UnsupportedError
 from lmtailor.readouts.cutting import Gapped
 from lmtailor.readouts.demonstrations import Shown
 from lmtailor.readouts.pattern import Pattern
+from lmtailor.readouts.slots import filled, holder
 from lmtailor.readouts.words import plain_ids
 
 
@@ -41,33 +42,75 @@ def solved(pattern: Pattern, shown: Sequence[Shown], first_word: Mapping[str, st
 
 @dataclass(frozen=True)
 class MaskedPrompter:
-    """For masked LMs: one text with one mask token in the gap; demonstrations stand before it in the same sequence."""
+    """For masked LMs, and encoders whose decoder fills a sentinel: one text with one special token in the gap.
+
+    Demonstrations stand before it in the same sequence.
+    """
 
     tokenizer: PreTrainedTokenizerBase
     pattern: Pattern
     lead: str = ""
     """The demonstrations, each with the separator after it."""
+    sentinel: str | None = None
+    """What stands in the gap; None: the tokenizer's mask token."""
+    trigger: tuple[int, ...] = ()
+    """What stands in the pattern's slots (token ids)."""
 
     def __post_init__(self) -> None:
-        if self.tokenizer.mask_token is None or not self.tokenizer.is_fast:
+        if self.mark is None or not self.tokenizer.is_fast:
             raise UnsupportedError("A pattern needs a tokenizer with a mask token and offsets (a fast one) in masked models.")
+
+    @property
+    def mark(self) -> str | None:
+        """The special token in the gap."""
+        return self.sentinel or self.tokenizer.mask_token
 
     def tokens(self, values: Mapping[str, str]) -> Gapped:
         """The whole sequence. The mask is found by its place in the text: the same word in a column is not taken for it."""
-        before, after = self.pattern.render(values)
-        mask = str(self.tokenizer.mask_token)
+        mask, slot = str(self.mark), holder(self.tokenizer)
+        before, after = self.pattern.render(values, slot)
         start = len(self.lead) + len(before)
         out = self.tokenizer(f"{self.lead}{before}{mask}{after}", return_attention_mask=False, verbose=False)
         gap = out.char_to_token(start)
-        ids = tuple(out["input_ids"])
-        if gap is None or ids[gap] != self.tokenizer.mask_token_id:
+        left, right = self.pattern.slot_places(values, slot)
+        places = [len(self.lead) + place for place in left] + [start + len(mask) + place for place in right]
+        ids, slots = filled(self.tokenizer, out, places, self.trigger)
+        if gap is None or ids[gap] != self.tokenizer.convert_tokens_to_ids(mask):
             raise InputError(
                 f"The tokenizer does not keep the gap apart in {before[-20:] + mask + after[:20]!r}. Put spaces around {{mask}}."
             )
-        return Gapped(ids=ids, gap=gap)
+        return Gapped(ids=ids, gap=gap, slots=slots)
 
     def prompt(self) -> tuple[int, ...]:
         """Nothing: in a bidirectional model all is one sequence."""
+        return ()
+
+
+@dataclass(frozen=True)
+class AnswerPrompter:
+    """For encoders whose decoder writes the answer: the text up to the gap, with demonstrations before it."""
+
+    tokenizer: PreTrainedTokenizerBase
+    pattern: Pattern
+    lead: str = ""
+    """The demonstrations, each with the separator after it."""
+    trigger: tuple[int, ...] = ()
+    """What stands in the pattern's slots (token ids)."""
+
+    def __post_init__(self) -> None:
+        check_last(self.pattern, "A decoder writes its answer")
+
+    def tokens(self, values: Mapping[str, str]) -> Gapped:
+        """The encoder's input, with the tokenizer's special tokens; a space before the gap is left out."""
+        slot = holder(self.tokenizer)
+        text = self.lead + self.pattern.render(values, slot)[0].removesuffix(" ")
+        places = [len(self.lead) + place for place in self.pattern.slot_places(values, slot)[0]]
+        out = self.tokenizer(text, return_attention_mask=False, verbose=False)
+        ids, slots = filled(self.tokenizer, out, places, self.trigger)
+        return Gapped(ids=ids, gap=len(ids), slots=slots)
+
+    def prompt(self) -> tuple[int, ...]:
+        """Nothing: in the encoder all is one sequence."""
         return ()
 
 
@@ -83,15 +126,13 @@ class CausalPrompter:
     pattern: Pattern
     demonstrations: tuple[str, ...] = ()
     separator: str = ""
+    trigger: tuple[int, ...] = ()
+    """What stands in the pattern's slots (token ids)."""
     _special: tuple[int, ...] = field(init=False)
     _tail: tuple[int, ...] = field(init=False)
 
     def __post_init__(self) -> None:
-        if self.pattern.after:
-            raise UnsupportedError(
-                f"A causal model answers at the end of its text, but something stands after {{mask}} in {self.pattern.source!r}. "
-                "End the pattern with {mask}."
-            )
+        check_last(self.pattern, "A causal model answers")
         object.__setattr__(self, "_special", first_tokens(self.tokenizer))
         object.__setattr__(self, "_tail", plain_ids(self.tokenizer, self.demonstrations[-1]) if self.demonstrations else ())
 
@@ -101,24 +142,41 @@ class CausalPrompter:
         Raises:
             InputError: the tokenizer writes the input's beginning together with the last demonstration.
         """
-        text = self.pattern.render(values)[0].removesuffix(" ")
+        slot = holder(self.tokenizer)
+        text = self.pattern.render(values, slot)[0].removesuffix(" ")
+        lead = self.demonstrations[-1] + self.separator if self.demonstrations else ""
+        places = [len(lead) + place for place in self.pattern.slot_places(values, slot)[0]]
+        out = self.tokenizer(lead + text, add_special_tokens=False, return_attention_mask=False, verbose=False)
+        whole, slots = filled(self.tokenizer, out, places, self.trigger)
         if not self.demonstrations:
-            ids = self._special + plain_ids(self.tokenizer, text)
-            return Gapped(ids=ids, gap=len(ids))
-        whole = plain_ids(self.tokenizer, self.demonstrations[-1] + self.separator + text)
-        if whole[: len(self._tail)] != self._tail:
+            start = len(self._special)
+            return Gapped(ids=self._special + whole, gap=start + len(whole), slots=tuple(start + place for place in slots))
+        start = len(self._tail)
+        if whole[:start] != self._tail:
             raise InputError(
                 f"The tokenizer writes the end of a demonstration and the separator {self.separator!r} together. "
                 "Use one that begins with a line break or a space."
             )
-        ids = whole[len(self._tail) :]
-        return Gapped(ids=ids, gap=len(ids))
+        return Gapped(ids=whole[start:], gap=len(whole) - start, slots=tuple(place - start for place in slots))
 
     def prompt(self) -> tuple[int, ...]:
         """The demonstrations, after the tokens that the tokenizer begins every text with."""
         if not self.demonstrations:
             return ()
         return self._special + plain_ids(self.tokenizer, self.separator.join(self.demonstrations))
+
+
+def check_last(pattern: Pattern, who: str) -> None:
+    """See that a pattern ends with its gap.
+
+    Raises:
+        UnsupportedError: it does not.
+    """
+    if pattern.after:
+        raise UnsupportedError(
+            f"{who} at the end of the text, but something stands after {{mask}} in {pattern.source!r}. "
+            "End the pattern with {mask}."
+        )
 
 
 def first_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:

@@ -70,6 +70,13 @@ class Reading(Protocol):
     def prompt(self) -> tuple[int, ...]:
         """Token ids that stand before every input: attach them once, as a prefix."""
 
+    def check_fit(self) -> None:
+        """See that what it answers can be trained.
+
+        Raises:
+            InputError: it cannot; the message says why and what to do instead.
+        """
+
     def encode(self, example: Example) -> Encoded:
         """An example as token ids, cut to the model's length."""
 
@@ -182,11 +189,11 @@ def virtual_tokens(states_NTH: Tensor, batch: Batch, virtual: bool) -> int:
     Raises:
         StateError: the states are not those of the batch.
     """
-    extra = states_NTH.shape[1] - batch.mask_NT.shape[1]
+    extra = states_NTH.shape[1] - batch.width
     if states_NTH.shape[0] != batch.mask_NT.shape[0] or extra < 0 or (extra and not virtual):
         raise StateError(
-            f"These states are {tuple(states_NTH.shape[:2])} sequences × tokens, the batch is {tuple(batch.mask_NT.shape)}. "
-            "Score a batch with the states of its own run."
+            f"These states are {tuple(states_NTH.shape[:2])} sequences × tokens, the batch is "
+            f"{(batch.mask_NT.shape[0], batch.width)}. Score a batch with the states of its own run."
         )
     return extra
 

@@ -1,7 +1,8 @@
 """Which sequences must be run to score every label word once.
 
-Words share a run where the model would see the same: in masked models all words with equally many tokens; in causal
-models words of which one begins with all but the last token of the other, as every word of one token does.
+Words share a run where the model would see the same: in masked models all words with equally many tokens; where words
+are written from left to right, those of which one begins with all but the last token of the other, as every word of one
+token does.
 """
 
 from collections.abc import Sequence
@@ -25,7 +26,7 @@ def plan_runs(words: Sequence[LabelWord], mask_id: int | None) -> tuple[Run, ...
 
     Args:
         words: the label words.
-        mask_id: the mask token of a masked model; None for a causal one.
+        mask_id: the mask token of a masked model; None where words are written from left to right.
     """
     if mask_id is not None:
         fillings = [(mask_id,) * len(word.pieces) for word in words]

@@ -40,18 +40,30 @@ def check_labels(words: Mapping[str, Sequence[str]], labels: Sequence[str]) -> N
 
 
 def label_words(
-    tokenizer: PreTrainedTokenizerBase, pattern: Pattern, words: Mapping[str, Sequence[str]], labels: Sequence[str]
+    tokenizer: PreTrainedTokenizerBase,
+    pattern: Pattern,
+    words: Mapping[str, Sequence[str]],
+    labels: Sequence[str],
+    *,
+    alone: bool = False,
 ) -> tuple[LabelWord, ...]:
     """All label words, label by label, as token ids in the place of the gap.
 
     A space before the gap belongs to the word: byte-level and sentence-piece tokenizers write it into the word's first token.
+
+    Args:
+        tokenizer: the model's.
+        pattern: what stands before the gap.
+        words: label -> words.
+        labels: in the order of the scores.
+        alone: whether a word is a text of its own, which a decoder writes, with nothing before it.
 
     Raises:
         InputError: a word that the tokenizer does not know or cannot tell from another, or that it writes together
             with what stands before the gap.
     """
     found = [
-        LabelWord(label=index, word=word, pieces=_pieces(tokenizer, pattern, word))
+        LabelWord(label=index, word=word, pieces=_pieces(tokenizer, pattern, word, alone))
         for index, label in enumerate(labels)
         for word in words[label]
     ]
@@ -72,11 +84,22 @@ def label_words(
     return tuple(found)
 
 
-def _pieces(tokenizer: PreTrainedTokenizerBase, pattern: Pattern, word: str) -> tuple[int, ...]:
+def _pieces(tokenizer: PreTrainedTokenizerBase, pattern: Pattern, word: str, alone: bool) -> tuple[int, ...]:
     if not word or word != word.strip():
         raise InputError(
             f"The label word {word!r} is empty or begins or ends with space. Write the space before the word into the pattern."
         )
+    pieces = plain_ids(tokenizer, word, target=True) if alone else _behind(tokenizer, pattern, word)
+    shown = tokenizer.convert_ids_to_tokens(list(pieces))
+    if tokenizer.unk_token_id in pieces:
+        raise InputError(f"The tokenizer does not know the label word {word!r}; it makes {shown} of it. Choose another word.")
+    if not pieces or set(pieces) & set(tokenizer.all_special_ids):
+        raise InputError(f"The label word {word!r} is no word to the tokenizer; it makes {shown} of it. Choose another word.")
+    return pieces
+
+
+def _behind(tokenizer: PreTrainedTokenizerBase, pattern: Pattern, word: str) -> tuple[int, ...]:
+    """The word's tokens behind what stands before the gap."""
     edge, follows = pattern.edge
     lead = " " if edge.endswith(" ") else ""
     anchor = edge.removesuffix(" ")
@@ -87,11 +110,6 @@ def _pieces(tokenizer: PreTrainedTokenizerBase, pattern: Pattern, word: str) -> 
             f"The tokenizer writes the label word {word!r} together with what stands before the gap in {pattern.source!r}. "
             "Put one space or one line break before {mask}."
         )
-    shown = tokenizer.convert_ids_to_tokens(list(pieces))
-    if tokenizer.unk_token_id in pieces:
-        raise InputError(f"The tokenizer does not know the label word {word!r}; it makes {shown} of it. Choose another word.")
-    if not pieces or set(pieces) & set(tokenizer.all_special_ids):
-        raise InputError(f"The label word {word!r} is no word to the tokenizer; it makes {shown} of it. Choose another word.")
     return pieces
 
 
@@ -102,6 +120,7 @@ def _after(tokenizer: PreTrainedTokenizerBase, before: str, text: str) -> tuple[
     return whole[len(head) :] if whole[: len(head)] == head else None
 
 
-def plain_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[int, ...]:
-    """A text's tokens without the special ones that the tokenizer adds."""
-    return tuple(tokenizer(text, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"])
+def plain_ids(tokenizer: PreTrainedTokenizerBase, text: str, *, target: bool = False) -> tuple[int, ...]:
+    """A text's tokens without the special ones that the tokenizer adds; with `target` as one that a decoder writes."""
+    given = {"text_target" if target else "text": text}
+    return tuple(tokenizer(**given, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"])

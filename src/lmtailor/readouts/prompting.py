@@ -1,0 +1,62 @@
+"""Prompters for one pattern and any demonstrations, and whether these fit."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from transformers import PreTrainedTokenizerBase
+
+from lmtailor.core.errors import InputError
+from lmtailor.readouts.demonstrations import Demonstrations, Shown
+from lmtailor.readouts.pattern import Pattern
+from lmtailor.readouts.prompts import AnswerPrompter, CausalPrompter, MaskedPrompter, Prompter, solved
+from lmtailor.readouts.seq2seq import SENTINEL
+
+Style = Literal["masked", "causal", "span", "answer"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompting:
+    """Makes prompters of one pattern."""
+
+    tokenizer: PreTrainedTokenizerBase
+    pattern: Pattern
+    style: Style
+    first_word: Mapping[str, str]
+    """Label -> the word that demonstrations show."""
+    separator: str
+    """Stands after each demonstration."""
+
+    def of(self, shown: Sequence[Shown]) -> Prompter:
+        """The prompter with these demonstrations, in this order."""
+        texts = solved(self.pattern, shown, self.first_word)
+        if self.style == "causal":
+            return CausalPrompter(self.tokenizer, self.pattern, tuple(texts), self.separator)
+        lead = "".join(text + self.separator for text in texts)
+        if self.style == "answer":
+            return AnswerPrompter(self.tokenizer, self.pattern, lead)
+        return MaskedPrompter(self.tokenizer, self.pattern, lead, SENTINEL if self.style == "span" else None)
+
+    def fits(self, shown: Sequence[Shown], limit: int) -> bool:
+        """Whether an input with one token in each column and these demonstrations has at most `limit` tokens."""
+        prompter, fields = self.of(shown), self.pattern.fields
+        return len(prompter.prompt()) + len(prompter.tokens(dict.fromkeys(fields, "")).ids) + len(fields) <= limit
+
+    def check_fits(self, shown: Sequence[Shown], limit: int, settings: Demonstrations | None) -> None:
+        """See that demonstrations leave room for an input.
+
+        Raises:
+            InputError: they do not; the message says how many would.
+        """
+        if self.fits(shown, limit):
+            return
+        count = next((count for count in range(len(shown) - 1, -1, -1) if self.fits(shown[:count], limit)), None)
+        if count is None:
+            raise InputError(
+                f"The pattern {self.pattern.source!r} alone is longer than the {limit} tokens that an input may have. Shorten it."
+            )
+        most = count * (len(shown) if settings is None else settings.k) // len(shown)
+        raise InputError(
+            f"{len(shown)} demonstrations are longer than the {limit} tokens that an input may have; the first {count} fit. "
+            + (f"Use k of {most} or less." if most else "Show none.")
+        )
