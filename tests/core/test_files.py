@@ -1,5 +1,7 @@
 """Files that are whole or absent, and folders that one process has alone."""
 
+import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -7,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lmtailor.core.errors import InputError
-from lmtailor.core.files import alone
+from lmtailor.core.files import alone, write_text
 
 HOLD = """
 import sys, time
@@ -44,3 +46,13 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="Cannot write"), alone(tmp_path / "file" / "out"):
         pass
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no file modes")
+def test_a_file_has_the_mode_of_any_new_file(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        write_text(tmp_path / "new", "text")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o640

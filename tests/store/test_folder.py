@@ -2,7 +2,9 @@
 
 import errno
 import json
+import os
 import shutil
+import stat
 from dataclasses import replace
 from pathlib import Path
 
@@ -252,3 +254,15 @@ def test_a_linked_folder_is_written_through_the_link(tmp_path: Path) -> None:
     save_adapter(adapter, tmp_path / "link")
     assert (tmp_path / "link").is_symlink()
     assert_same_state(load_adapter(tmp_path / "link", base), adapter)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no file modes")
+@pytest.mark.parametrize("method", [LoRA(rank=2), Houlsby(bottleneck=4)], ids=["as PEFT's", "as our own"])
+def test_all_files_have_the_mode_of_any_new_file(method: Method, tmp_path: Path) -> None:
+    """safetensors makes its files for their owner alone."""
+    before = os.umask(0o022)
+    try:
+        save_adapter(moved_adapter(tiny_base("bert"), method), tmp_path / "adapter")
+    finally:
+        os.umask(before)
+    assert {stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "adapter").iterdir()} == {0o644}

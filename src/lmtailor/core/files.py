@@ -31,7 +31,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         yield part
         with part.open("rb") as stream:
             os.fsync(stream.fileno())
-        part.chmod(0o666 & ~_umask())
+        make_ordinary(part)
         part.replace(path)
     except OSError as error:
         raise disk_error(error, path) from error
@@ -48,6 +48,11 @@ def write_bytes(path: Path, data: bytes) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write a whole UTF-8 text file or nothing."""
     write_bytes(path, text.encode("utf-8"))
+
+
+def make_ordinary(path: Path) -> None:
+    """Give a file the mode of any new file, as the umask says; temporary ones, and safetensors', are their owner's alone."""
+    path.chmod(0o666 & ~_umask())
 
 
 def inside(folder: Path, name: str) -> Path:

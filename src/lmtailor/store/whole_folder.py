@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from lmtailor.core.errors import InputError
-from lmtailor.core.files import disk_error
+from lmtailor.core.files import disk_error, make_ordinary
 
 
 @contextlib.contextmanager
@@ -39,6 +39,8 @@ def whole_folder(folder: Path, *, own: Collection[str]) -> Iterator[Path]:
         part.mkdir()
         yield part
         for path in (*part.rglob("*"), part):
+            if path.is_file():
+                make_ordinary(path)
             _sync(path)
         _install(part, folder, own)
     except OSError as error:
