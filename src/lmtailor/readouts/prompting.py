@@ -26,16 +26,18 @@ class Prompting:
     """Label -> the word that demonstrations show."""
     separator: str
     """Stands after each demonstration."""
+    trigger: tuple[int, ...] = ()
+    """What stands in the pattern's slots (token ids). Demonstrations are shown without it, so that they do not depend on it."""
 
     def of(self, shown: Sequence[Shown]) -> Prompter:
         """The prompter with these demonstrations, in this order."""
         texts = solved(self.pattern, shown, self.first_word)
         if self.style == "causal":
-            return CausalPrompter(self.tokenizer, self.pattern, tuple(texts), self.separator)
+            return CausalPrompter(self.tokenizer, self.pattern, tuple(texts), self.separator, self.trigger)
         lead = "".join(text + self.separator for text in texts)
         if self.style == "answer":
-            return AnswerPrompter(self.tokenizer, self.pattern, lead)
-        return MaskedPrompter(self.tokenizer, self.pattern, lead, SENTINEL if self.style == "span" else None)
+            return AnswerPrompter(self.tokenizer, self.pattern, lead, self.trigger)
+        return MaskedPrompter(self.tokenizer, self.pattern, lead, SENTINEL if self.style == "span" else None, self.trigger)
 
     def fits(self, shown: Sequence[Shown], limit: int) -> bool:
         """Whether an input with one token in each column and these demonstrations has at most `limit` tokens."""

@@ -34,8 +34,9 @@ from lmtailor.readouts.prompting import Prompting, Style
 from lmtailor.readouts.readout import input_form, input_limit
 from lmtailor.readouts.runs import plan_runs
 from lmtailor.readouts.seq2seq import Fill, decoder_start, resolve_fill
+from lmtailor.readouts.slots import check_trigger, trigger_ids
 from lmtailor.readouts.verbalizer_reading import VerbalizerReading
-from lmtailor.readouts.word_scores import Aggregate, Normalise
+from lmtailor.readouts.word_scores import Aggregate, Normalise, Scoring
 from lmtailor.readouts.words import LabelWord, check_labels, label_words
 from lmtailor.tasks.task import Task
 
@@ -52,8 +53,10 @@ class Verbalizer:
     words: Mapping[str, tuple[str, ...]]
     """Label -> words, each of any number of tokens. The first is the one that demonstrations show."""
     _: KW_ONLY
+    trigger: tuple[str, ...] | None = None
+    """A token for each slot {trigger} of the pattern, as the tokenizer writes it ("Ġgreat", "##ing"); None: mask tokens."""
     demonstrations: Demonstrations | None = None
-    """Solved examples before each input; None: zero-shot."""
+    """Solved examples before each input, without a trigger; None: zero-shot."""
     aggregate: Aggregate = "mean"
     """Several words of a label: the mean of their scores, the largest, or the score of the sum of their probabilities."""
     normalise: Normalise = "none"
@@ -70,7 +73,9 @@ class Verbalizer:
     """normalise=pmi: the words' scores behind the premise as measured, a row for each set of demonstrations; None: not yet."""
 
     def __post_init__(self) -> None:
-        parse_pattern(self.pattern)
+        pattern = parse_pattern(self.pattern)
+        if self.trigger is not None:
+            check_trigger(pattern, self.trigger)
         if not self.words:
             raise InputError('A verbalizer needs words for every label, such as {"0": ["terrible"], "1": ["great"]}.')
         for label, words in dict[str, object](self.words).items():  # text would be taken for a list of its letters
@@ -120,6 +125,8 @@ class Verbalizer:
             prompter=prompter,
             pattern=pattern,
             words=words,
+            scoring=self._scoring(words, len(labels.labels)),
+            demonstrations=shown,
             limit=limit - len(prompter.prompt()),
             gap=gap,
             prompt_ids=prompter.prompt(),
@@ -139,6 +146,18 @@ class Verbalizer:
             )
         return choose(settings, task.split("train"), labels, pattern.fields)
 
+    def _scoring(self, words: tuple[LabelWord, ...], labels: int) -> Scoring:
+        shares = None if self.calibration is None else self.calibration.shares
+        return Scoring(
+            words=words,
+            labels=labels,
+            aggregate=self.aggregate,
+            normalise=self.normalise,
+            prior=None if self.prior is None else self.prior[0],
+            calibrates=self.calibration is not None,
+            shares=None if shares is None else shares[0],
+        )
+
     def _prompting(self, base: Base, pattern: Pattern, style: Style) -> Prompting:
         return Prompting(
             tokenizer=base.tokenizer,
@@ -146,6 +165,7 @@ class Verbalizer:
             style=style,
             first_word={label: words[0] for label, words in self.words.items()},
             separator="" if self.demonstrations is None else self.demonstrations.separator,
+            trigger=trigger_ids(base.tokenizer, pattern, self.trigger),
         )
 
     def _check_measured(self, name: str, rows: tuple[tuple[float, ...], ...] | None, numbers: int, what: str) -> None:
