@@ -124,7 +124,6 @@ class Verbalizer:
             form=form,
             prompter=prompter,
             pattern=pattern,
-            words=words,
             scoring=self._scoring(words, len(labels.labels)),
             demonstrations=shown,
             limit=limit - len(prompter.prompt()),

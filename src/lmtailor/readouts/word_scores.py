@@ -4,6 +4,7 @@ Shapes: B examples, W label words, K runs an example, N = B · K sequences, P po
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from lmtailor.base.base import Base
 from lmtailor.base.states import States
+from lmtailor.core.errors import StateError
 from lmtailor.readouts.batch import Batch
 from lmtailor.readouts.likelihood import log_probabilities
 from lmtailor.readouts.readout import read_states
@@ -42,33 +44,72 @@ def many_tokens(base: Base, states: States, batch: Batch, words: Sequence[LabelW
     return torch.stack([columns[i] for i in range(len(words))], dim=1)
 
 
-def normalised_by(how: Normalise, scores_BW: Tensor, words: Sequence[LabelWord], prior: Sequence[float] | None) -> Tensor:
-    """Words' scores (B, W) with what they owe to their length, or to their being common, taken out.
+@dataclass(frozen=True, kw_only=True)
+class Scoring:
+    """From words' scores to labels' scores: normalised, aggregated, calibrated."""
 
-    Args:
-        how: none; length: divided by the word's tokens; bytes: by its bytes in UTF-8, without the space before it; pmi: less
-            its score behind the domain premise.
-        scores_BW: log-probabilities, or for none, length of one token, and pmi logits.
-        words: the label words.
-        prior: for pmi, their scores behind the premise.
-    """
-    if how == "length":
-        return scores_BW / scores_BW.new_tensor([len(word.pieces) for word in words])
-    if how == "bytes":
-        return scores_BW / scores_BW.new_tensor([len(word.word.encode()) for word in words])
-    if how == "pmi":
-        assert prior is not None, "the caller has seen to it"
-        return scores_BW - scores_BW.new_tensor(prior)
-    return scores_BW
+    words: tuple[LabelWord, ...]
+    labels: int
+    """C."""
+    aggregate: Aggregate = "mean"
+    """Of several words of a label: the mean of their scores, the largest, or the score of the sum of their probabilities."""
+    normalise: Normalise = "none"
+    """length: divided by the word's tokens; bytes: by its bytes in UTF-8, without the space before it; pmi: less the prior."""
+    prior: tuple[float, ...] | None = None
+    """pmi: the words' scores behind the domain premise; None: not measured."""
+    calibrates: bool = False
+    """Whether log p_cf is subtracted."""
+    shares: tuple[float, ...] | None = None
+    """p_cf; None: not measured."""
+
+    @property
+    def single(self) -> bool:
+        """Whether the logit of one token is enough for every word: it has one, and is not divided by its length."""
+        return all(len(word.pieces) == 1 for word in self.words) and self.normalise != "bytes"
+
+    def uncalibrated(self, scores_BW: Tensor) -> Tensor:
+        """The labels' scores (B, C) of the words'.
+
+        Raises:
+            StateError: the prior was not measured.
+        """
+        own_BW = self._normalised(scores_BW)
+        columns = []
+        for label in range(self.labels):
+            own = own_BW[:, [i for i, word in enumerate(self.words) if word.label == label]]
+            if self.aggregate == "mean":
+                columns.append(own.mean(1))
+            else:
+                columns.append(own.amax(1) if self.aggregate == "max" else own.logsumexp(1))
+        return torch.stack(columns, dim=1)
+
+    def label_scores(self, scores_BW: Tensor) -> Tensor:
+        """The labels' scores (B, C) of the words', calibrated where asked.
+
+        Raises:
+            StateError: the prior or p_cf was not measured.
+        """
+        scores_BC = self.uncalibrated(scores_BW)
+        if not self.calibrates:
+            return scores_BC
+        if self.shares is None:
+            raise _not_measured("The labels' probabilities on content-free inputs (calibration)")
+        return scores_BC - torch.tensor(self.shares, dtype=torch.float64).log().to(scores_BC)
+
+    def _normalised(self, scores_BW: Tensor) -> Tensor:
+        if self.normalise == "length":
+            return scores_BW / scores_BW.new_tensor([len(word.pieces) for word in self.words])
+        if self.normalise == "bytes":
+            return scores_BW / scores_BW.new_tensor([len(word.word.encode()) for word in self.words])
+        if self.normalise == "none":
+            return scores_BW
+        if self.prior is None:
+            raise _not_measured("The words' scores behind the domain premise (normalise=pmi)")
+        return scores_BW - scores_BW.new_tensor(self.prior)
 
 
-def aggregated(scores_BW: Tensor, words: Sequence[LabelWord], labels: int, how: Aggregate) -> Tensor:
-    """The labels' scores (B, C): of their words the mean, the largest, or the score of the sum of their probabilities."""
-    columns = []
-    for label in range(labels):
-        own = scores_BW[:, [i for i, word in enumerate(words) if word.label == label]]
-        if how == "mean":
-            columns.append(own.mean(1))
-        else:
-            columns.append(own.amax(1) if how == "max" else own.logsumexp(1))
-    return torch.stack(columns, dim=1)
+def _not_measured(what: str) -> StateError:
+    return StateError(
+        f"{what} have not been measured, so there are no scores. Give the adapter to lmtailor.infer.calibrate.measured first; "
+        "evaluate and plain_adapter do it."
+    )
