@@ -26,6 +26,7 @@ from lmtailor.readouts.demonstrations import Demonstrations
 from lmtailor.readouts.verbalizer import Verbalizer
 from lmtailor.store.folder import load_adapter
 from lmtailor.tasks.task import Task
+from tests.strategies.two_fits import TwoFits
 from tests.tiny import tiny_model, tiny_tokenizer
 
 WORDS = {"negative": ("bad", "sad", "worst", "boring"), "positive": ("good", "fun", "best", "love")}
@@ -99,6 +100,22 @@ def test_a_prompted_cell_trains_nothing_and_is_saved(bases: Mapping[str, Base], 
     done = run_cell(job(Cell(name="zero-shot", readout=ASKED), bases["decoder"], task, tmp_path))
     assert (done.trained_parameters, done.fit_seconds, done.touches, done.history) == (0, 0.0, (), ())
     assert load_adapter(tmp_path / "adapter", bases["decoder"]).labels == ("negative", "positive")
+
+
+def test_a_cell_by_a_strategy_ends_in_an_adapter_too(bases: Mapping[str, Base], task: Task, tmp_path: Path) -> None:
+    cell = Cell(name="two", strategy=TwoFits(), training=SHORT)
+    assert (cell.readout, cell.method, cell.readout_name, cell.method_name) == (None, None, "", "two_fits")
+    ticks: list[str] = []
+    done = run_cell(replace(job(cell, bases["encoder"], task, tmp_path), tick=lambda what, step, total: ticks.append(what)))
+    assert done.trained_parameters == load_adapter(tmp_path / "adapter", bases["encoder"]).num_parameters > 0
+    assert done.touches == ("projections",)
+    assert done.fit_seconds > 0
+    assert {"fitting", "step", "text"} <= set(ticks)
+    settings = cell.settings(0)
+    assert settings["strategy"] == {"name": "two_fits", "rank": 2, "stop_after": None}
+    assert "readout" not in settings
+    named = Cell(name="two", strategy=TwoFits(), method=LoRA(rank=4))
+    assert named.method_name == "two_fits · lora"
 
 
 def test_each_seed_shows_its_own_demonstrations(bases: Mapping[str, Base], task: Task, tmp_path: Path) -> None:

@@ -15,6 +15,8 @@ from lmtailor.methods.frozen import Frozen
 from lmtailor.methods.lora import LoRA
 from lmtailor.readouts.head import Head
 from lmtailor.readouts.verbalizer import Verbalizer
+from lmtailor.strategies.strategy import Strategy
+from tests.strategies.two_fits import TwoFits
 
 PLAN = """
 task = "cards/tweets.toml"
@@ -156,7 +158,8 @@ def test_what_cannot_differ_between_seeds_runs_once() -> None:
 
 
 def test_every_method_can_be_named() -> None:
-    named = plan_from_mapping({"cells": [{"method": list(catalogue())}]})
+    methods = [{"name": name, "text": "Review:"} if name == "hard_prompt" else name for name in catalogue()]
+    named = plan_from_mapping({"cells": [{"method": methods}]})
     assert [one.method_name for one in named.cells] == list(catalogue())
 
 
@@ -168,6 +171,34 @@ def test_the_baseline_is_added_once_and_only_if_wanted(plan: Plan) -> None:
     assert without.with_baseline("majority class") is without
     with pytest.raises(InputError, match="Rename it"):
         bare.with_baseline("a")
+
+
+def test_strategies_are_a_choice_of_a_cell(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Strategy, "variants", classmethod(lambda cls: {"two_fits": TwoFits}))
+    plan = plan_from_mapping(
+        {
+            "strategies": {"wide": {"name": "two_fits", "rank": 8}},
+            "cells": [
+                {
+                    "strategy": ["two_fits", "wide"],
+                    "method": ["lora", "bitfit"],
+                    "exclude": [{"strategy": "wide", "method": "lora"}],
+                },
+                {"strategy": "wide", "name": "{strategy} alone"},
+                {},
+            ],
+        }
+    )
+    found = {cell.name: (cell.strategy, cell.method, cell.readout) for cell in plan.cells}
+    assert found == {
+        "two_fits · lora": (TwoFits(), LoRA(), None),
+        "two_fits · bitfit": (TwoFits(), BitFit(), None),
+        "wide · bitfit": (TwoFits(rank=8), BitFit(), None),
+        "wide alone": (TwoFits(rank=8), None, None),
+        "frozen · head": (None, Frozen(), Head()),
+    }
+    with pytest.raises(InputError, match=r"cells\[0\].strategy: there is no strategy 'two_fit'. Did you mean .*two_fits"):
+        plan_from_mapping({"cells": [{"strategy": "two_fit"}]})
 
 
 BAD: list[tuple[Mapping[str, object], str]] = [

@@ -50,9 +50,8 @@ def test_the_adapter_says_how_it_came_to_be(tmp_path: Path) -> None:
 
 
 def test_what_is_asked_for_reaches_the_strategy() -> None:
-    adapter = adapt(
-        tiny_base("bert"), sentiment(), strategy=TwoFits(), method=BitFit(), readout=Head(pooling="mean"), training=SHORT
-    )
+    mean = Head(pooling="mean")
+    adapter = adapt(tiny_base("bert"), sentiment(), strategy=TwoFits(), method=BitFit(), readout=mean, training=SHORT)
     assert isinstance(adapter.method, BitFit)
     assert adapter.readout == mean
 

@@ -47,5 +47,5 @@ class TwoFits(Strategy):
             made.append(adapter)
         scores = [adapter.scores["dev"]["accuracy"].value for adapter in made]
         kept = work.desk.result("choice", lambda: {"scores": scores, "best": scores.index(max(scores))})
-        best = made[kept["best"]]
+        best = made[int(kept["best"])]
         return replace(best, provenance={**best.provenance, "search": kept})

@@ -1,7 +1,6 @@
 """What to compare when no plan is given: the probe, every method there is, and prompting where model and labels allow it."""
 
 from collections.abc import Iterator
-from dataclasses import MISSING, fields
 
 from lmtailor.base.base import Base
 from lmtailor.compare.plan import Cell, Plan
@@ -9,6 +8,7 @@ from lmtailor.core.errors import InputError
 from lmtailor.fit.training import Training
 from lmtailor.methods import catalogue
 from lmtailor.methods.frozen import Frozen
+from lmtailor.methods.method import Method
 from lmtailor.readouts.demonstrations import Demonstrations
 from lmtailor.readouts.head import Head
 from lmtailor.readouts.labels import LabelSet
@@ -50,15 +50,23 @@ def proposed_verbalizer(task: Task) -> Verbalizer | None:
 def _cells(base: Base, task: Task, name: str) -> Iterator[Cell]:
     yield Cell(name="probe", base=name, readout=Head(), method=Frozen(), training=Training(epochs=20, batch_size=64))
     for method_name, method in catalogue().items():
-        settled = all(field.default is not MISSING or field.default_factory is not MISSING for field in fields(method))
-        if method is not Frozen and settled:
-            yield Cell(name=method_name, base=name, readout=Head(), method=method())
+        settled = _settled(method)
+        if settled is not None and method is not Frozen:
+            yield Cell(name=method_name, base=name, readout=Head(), method=settled)
     verbalizer = proposed_verbalizer(task)
     if verbalizer is not None and base.has_lm_head:
         yield Cell(name="zero-shot", base=name, readout=verbalizer)
         shown = Demonstrations(k=SHOTS, per_class=True)
         few = Verbalizer(verbalizer.pattern, verbalizer.words, demonstrations=shown)
         yield Cell(name=f"{SHOTS} demonstrations a label", base=name, readout=few)
+
+
+def _settled(method: type[Method]) -> Method | None:
+    """A method with its defaults; None where something must be said first."""
+    try:
+        return method()
+    except (InputError, TypeError):
+        return None
 
 
 def _fits(base: Base, task: Task, cell: Cell) -> bool:
