@@ -1,25 +1,31 @@
 """`fit`: from a base and a task to an adapter, or from several tasks to several adapters."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, overload
 
 import torch
+from torch import Tensor
 
 from lmtailor.base.base import Base
 from lmtailor.core.errors import InputError, TrainingError
 from lmtailor.core.provenance import hardware, now, revision, versions
 from lmtailor.core.settings import settings_hash, to_mapping
+from lmtailor.edits.edits import Edits
 from lmtailor.fit.callbacks.callback import Callback
 from lmtailor.fit.checkpoint import here
 from lmtailor.fit.loop import Loop
 from lmtailor.fit.member import Job, Member
+from lmtailor.fit.soft_labels import SoftLabels, soft_digest, soft_targets
+from lmtailor.fit.start import start_digest, started_at
 from lmtailor.fit.training import Training
+from lmtailor.fit.unlabelled import Unlabelled
 from lmtailor.infer.evaluate import measure, predict_split
 from lmtailor.methods import method_name
 from lmtailor.methods.method import Finishes, Method
+from lmtailor.objectives.objective import Objective
 from lmtailor.objectives.supervised import Supervised
 from lmtailor.readouts.head import Head
 from lmtailor.readouts.readout import Readout
@@ -35,7 +41,10 @@ def fit(  # type: ignore[overload-overlap]  # a list anywhere makes it the secon
     *,
     method: Method,
     readout: Readout | None = None,
-    objective: Supervised | None = None,
+    start: Edits | None = None,
+    objective: Objective | None = None,
+    soft_labels: SoftLabels | None = None,
+    unlabelled: Unlabelled | None = None,
     training: Training | None = None,
     seed: int = 0,
     out: str | Path | None = None,
@@ -51,7 +60,10 @@ def fit(
     *,
     method: Method | Sequence[Method],
     readout: Readout | Sequence[Readout | None] | None = None,
-    objective: Supervised | None = None,
+    start: Edits | Sequence[Edits | None] | None = None,
+    objective: Objective | None = None,
+    soft_labels: SoftLabels | Sequence[SoftLabels | None] | None = None,
+    unlabelled: Unlabelled | Sequence[Unlabelled | None] | None = None,
     training: Training | Sequence[Training | None] | None = None,
     seed: int | Sequence[int] = 0,
     out: Sequence[str | Path] | None = None,
@@ -66,7 +78,10 @@ def fit(  # noqa: PLR0913 - the one door of fitting; every argument is one of it
     *,
     method: Method | Sequence[Method],
     readout: Readout | Sequence[Readout | None] | None = None,
-    objective: Supervised | None = None,
+    start: Edits | Sequence[Edits | None] | None = None,
+    objective: Objective | None = None,
+    soft_labels: SoftLabels | Sequence[SoftLabels | None] | None = None,
+    unlabelled: Unlabelled | Sequence[Unlabelled | None] | None = None,
     training: Training | Sequence[Training | None] | None = None,
     seed: int | Sequence[int] = 0,
     out: str | Path | Sequence[str | Path] | None = None,
@@ -79,16 +94,19 @@ def fit(  # noqa: PLR0913 - the one door of fitting; every argument is one of it
     call goes on where the last checkpoint stands, and ends with the same bits. A finished fit of the same settings is returned
     as it is.
 
-    Where `task`, `method`, `readout`, `training` or `seed` is a list, one adapter is fitted for each place, all in shared
-    batches: the base runs once a step for all of them, and each has an optimizer, a schedule and an end of its own. What is
-    no list holds for all. Each adapter is what it would be alone, to rounding (and other draws of dropout).
+    Where anything but the base and the objective is a list, one adapter is fitted for each place, all in shared batches: the
+    base runs once a step for all of them, and each has an optimizer, a schedule and an end of its own. What is no list holds
+    for all. Each adapter is what it would be alone, to rounding (and other draws of dropout).
 
     Args:
         base: the model; its own weights never change.
         task: needs a train split.
         method: which parameters may change.
         readout: how the model answers; None is `Head()`.
+        start: edits of the method with the values to start from, such as another adapter's; None is the method's own start.
         objective: the loss; None is `Supervised()`.
+        soft_labels: for objectives that learn from them: name of each training example → probability of each label.
+        unlabelled: model language on the unlabelled split besides; None does not.
         training: how to train; what it leaves open comes from the method's recipe.
         seed: of start, order and dropout.
         out: folder for the adapter and, next to it, the checkpoint; with lists a folder for each adapter.
@@ -103,17 +121,22 @@ def fit(  # noqa: PLR0913 - the one door of fitting; every argument is one of it
         TrainingError: the loss is not a number, or `out` holds a fit of other settings.
     """
     chosen = {"task": task, "method": method, "readout": readout, "training": training, "seed": seed, "out": out}
+    each, several = _each({**chosen, "start": start, "soft_labels": soft_labels, "unlabelled": unlabelled})
+    objective = Supervised() if objective is None else objective
+    done = _fit([_plan(base, objective, **own) for own in each], tuple(callbacks), overwrite=overwrite)
+    return done if several else done[0]
+
+
+def _each(chosen: Mapping[str, Any]) -> tuple[list[dict[str, Any]], bool]:
+    """The choices of each adapter, and whether any was a list."""
     lists = {name: list(value) for name, value in chosen.items() if isinstance(value, list | tuple)}
     counts = {name: len(value) for name, value in lists.items()}
     count = next(iter(counts.values()), 1)
     if len(set(counts.values())) > 1 or not count:
         raise InputError(f"Lists of one fit must have one length, above 0; found {counts}.")
-    if lists and out is not None and "out" not in lists:
+    if lists and chosen["out"] is not None and "out" not in lists:
         raise InputError(f"{count} adapters need {count} folders: give `out` as a list.")
-    objective = Supervised() if objective is None else objective
-    each: list[dict[str, Any]] = [{**chosen, **{name: own[i] for name, own in lists.items()}} for i in range(count)]
-    done = _fit([_plan(base, objective, **own) for own in each], tuple(callbacks), overwrite=overwrite)
-    return done if lists else done[0]
+    return [{**chosen, **{name: own[i] for name, own in lists.items()}} for i in range(count)], bool(lists)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +147,10 @@ class _Plan:
     task: Task
     method: Method
     readout: Readout
-    objective: Supervised
+    start: Edits | None
+    objective: Objective
+    soft_BC: Tensor | None
+    unlabelled: Unlabelled | None
     training: Training
     seed: int
     out: Path | None
@@ -138,31 +164,40 @@ class _Plan:
             "metrics": list(self.task.metrics),
             "method": {"name": method_name(self.method), **to_mapping(self.method)},
             "readout": {"name": type(self.readout).__name__, **to_mapping(self.readout)},
-            "objective": to_mapping(self.objective),
+            "start": start_digest(self.start),
+            "objective": {"name": self.objective.variant_name(), **to_mapping(self.objective)},
+            "soft_labels": soft_digest(self.soft_BC),
+            "unlabelled": None if self.unlabelled is None else to_mapping(self.unlabelled),
             "training": to_mapping(self.training),
             "seed": self.seed,
         }
 
     def job(self, number: int | None) -> Job:
         """The adapter at its start, and how to train it. `number` is its place among several."""
+        own = new_adapter(self.base, method=self.method, readout=self.readout, task=self.task, seed=self.seed)
         return Job(
             base=self.base,
             task=self.task,
-            start=new_adapter(self.base, method=self.method, readout=self.readout, task=self.task, seed=self.seed),
+            start=started_at(own, self.start),
             objective=self.objective,
+            soft_BC=self.soft_BC,
+            unlabelled=self.unlabelled,
             training=self.training,
             seed=self.seed,
             name="" if number is None else f"{number}: {self.task.name}, {method_name(self.method)}",
         )
 
 
-def _plan(
+def _plan(  # noqa: PLR0913 - what `fit` is given
     base: Base,
-    objective: Supervised,
+    objective: Objective,
     *,
     task: Task,
     method: Method,
     readout: Readout | None,
+    start: Edits | None,
+    soft_labels: SoftLabels | None,
+    unlabelled: Unlabelled | None,
     training: Training | None,
     seed: int,
     out: str | Path | None,
@@ -176,7 +211,10 @@ def _plan(
         task=task,
         method=method,
         readout=Head() if readout is None else readout,
+        start=start,
         objective=objective,
+        soft_BC=soft_targets(task, objective, soft_labels),
+        unlabelled=unlabelled,
         training=(Training() if training is None else training).resolved(method.recipe),
         seed=seed,
         out=None if out is None else Path(out),

@@ -5,6 +5,7 @@ Order and dropout are functions of (seed, epoch) and (seed, step), so that a res
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -80,7 +81,7 @@ class Loop:
 
     def _begin(self) -> list[list[str]]:
         """Go on where a checkpoint stands, or choose what is trained; notes for each member."""
-        notes = [list(member.cut_notes()) for member in self.members]
+        notes = [list(member.data_notes()) for member in self.members]
         if self.path is not None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
         if self.path is not None and self.path.exists():
@@ -144,10 +145,12 @@ class Loop:
             total: Tensor | None = None
             scored = self._scores(attached, sources, {active[place]: plans[place][number] for place in here}, seed)
             for place, (scores, batch) in zip(here, scored, strict=True):
-                assert batch.labels_B is not None
-                loss = members[place].loss(scores, batch.labels_B, examples[place], first=number == 0)
+                member, plan = members[place], plans[place]
+                text, read = self._text_loss(attached, active[place], number, seed)
+                targets = member.targets(plan[number], batch)
+                loss = member.loss(scores, targets, examples[place], first=number == 0, text=text, parts=len(plan))
                 losses[place] += float(loss.detach())
-                tokens[place] += batch.tokens
+                tokens[place] += batch.tokens + read
                 total = loss if total is None else total + loss
             self.accelerator.backward(total)
             attached.engine.draw = None
@@ -189,6 +192,18 @@ class Loop:
         with autocast(self.base, self.training):
             return score_together(attached, list(indices), batches, self.members[0].reading.form, training=True)
 
+    def _text_loss(self, attached: Attached, slot: int, number: int, seed: int) -> tuple[Tensor | None, int]:
+        """The loss of modelling language beside a micro-batch of one member, and the tokens that were read for it."""
+        member = self.members[slot]
+        batch = member.text_batch(number)
+        if batch is None or member.texts is None:
+            return None, 0
+        attached.engine.draw = derive(seed, "draw", "texts")
+        alone = attached.narrowed([slot]) if len(self.members) > 1 else nullcontext()
+        with autocast(self.base, self.training), alone:
+            states = attached.own_states(slot, attached.states(batch.inputs, batch.answer_N))
+            return member.texts.loss(self.base, states, batch), batch.tokens
+
     def _share(self, members: list[Member], losses: list[float], tokens: list[int]) -> tuple[list[float], list[int]]:
         """Sum gradients, losses and tokens over all processes."""
         for member in members:
@@ -223,6 +238,11 @@ def _common(members: Sequence[Member], processes: int) -> Training:
             raise InputError(
                 f"{type(member.adapter.method).__name__} runs each batch {member.passes} times with other draws, which blocks "
                 "that are computed again in the backward pass cannot tell apart. Set training.checkpointing to false."
+            )
+        if member.training.checkpointing and member.texts is not None:
+            raise InputError(
+                "Blocks that are computed again in the backward pass cannot tell labelled from unlabelled text. Set "
+                "training.checkpointing to false, or leave unlabelled out."
             )
         if len(members) > 1 and not member.adapter.edits.shares_batch:
             raise InputError(

@@ -33,8 +33,7 @@ def choose_trained(member: Member) -> tuple[str, ...]:
         whole = WholeModel(attached, member.reading, member.train, autocast(base, member.training))
         for index in chosen:
             scores, batch = whole.scores([index], training=False)
-            assert batch.labels_B is not None
-            loss = member.job.objective.losses(scores, batch.labels_B, member.task.kind).sum()
+            loss = member.job.objective.losses(scores, member.targets([index], batch), member.task.kind).sum()
             gradients = torch.autograd.grad(loss, list(state.values()), allow_unused=True)
             for name, gradient in zip(state, gradients, strict=True):
                 if gradient is not None:

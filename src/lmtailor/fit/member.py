@@ -17,11 +17,12 @@ from lmtailor.fit.checkpoint import MemberState, Progress
 from lmtailor.fit.optim import learning_rate, make_optimizer, pack_optimizer, set_learning_rate, unpack_optimizer
 from lmtailor.fit.source import Source
 from lmtailor.fit.training import Training
+from lmtailor.fit.unlabelled import Texts, Unlabelled
 from lmtailor.infer.score import by_length, decide
 from lmtailor.methods.method import Penalises, Rates, Steps
 from lmtailor.objectives.consistency import consistency
-from lmtailor.objectives.supervised import Supervised
-from lmtailor.readouts.batch import Encoded
+from lmtailor.objectives.objective import Objective
+from lmtailor.readouts.batch import Batch, Encoded
 from lmtailor.readouts.readout import Reading
 from lmtailor.store.adapter import Adapter, on_device
 from lmtailor.tasks.metrics import Scores, evaluate_predictions, get_metric
@@ -36,10 +37,14 @@ class Job:
     task: Task
     start: Adapter
     """At its start; it needs a readout."""
-    objective: Supervised
+    objective: Objective
     training: Training
     """Resolved: nothing in it is None that a recipe could fill."""
     seed: int
+    soft_BC: Tensor | None = None
+    """For objectives that ask for them: soft labels of the training examples, in their order."""
+    unlabelled: Unlabelled | None = None
+    """Language modelling beside the objective."""
     name: str = ""
     """What events call it where several are fitted together."""
 
@@ -56,10 +61,12 @@ class Member:
             callbacks: listeners.
 
         Raises:
-            InputError: nothing would be trained.
+            InputError: nothing would be trained, or there is nothing to model language on.
+            UnsupportedError: language cannot be modelled with the base.
         """
         if job.start.reading is None:
             raise InputError("A fit needs a readout to learn from labels with.")
+        job.start.reading.check_fit()
         self.job, self.path, self.callbacks = job, checkpoint, callbacks
         self.base, self.task, self.training, self.name = job.base, job.task, job.training, job.name
         self.progress = Progress()
@@ -74,6 +81,9 @@ class Member:
         self.per_epoch = steps_in(len(self.train), self.training.batch_size, self.training.accumulate)
         self.total = self.training.max_steps or max(1, math.ceil(self.training.epochs * self.per_epoch))
         self._order: tuple[int, list[list[int]]] | None = None
+        self.texts: Texts | None = None
+        if job.unlabelled is not None:
+            self.texts = Texts(job.unlabelled, self.base, self.task, self.reading, self.adapter.edits, job.seed)
 
     def take(self, adapter: Adapter) -> None:
         """Train this adapter: float32 leaves that require gradients, and a fresh optimizer.
@@ -122,23 +132,43 @@ class Member:
         accumulate = self.training.accumulate
         return self._order[1][within * accumulate : (within + 1) * accumulate]
 
-    def loss(self, scores: Sequence[Tensor], labels_B: Tensor, examples: int, *, first: bool) -> Tensor:
+    def targets(self, indices: Sequence[int], batch: Batch) -> Tensor:
+        """What these training examples should be answered: labels (B,), or distributions over them (B, C)."""
+        if self.job.soft_BC is not None:
+            return self.job.soft_BC[list(indices)].to(self.base.device)
+        assert batch.labels_B is not None
+        return batch.labels_B
+
+    def text_batch(self, number: int) -> Batch | None:
+        """The unlabelled texts beside a micro-batch of the next step, if there are any."""
+        if self.texts is None:
+            return None
+        return self.texts.batch(self.progress.step * self.training.accumulate + number).to(self.base.device)
+
+    def loss(
+        self, scores: Sequence[Tensor], targets: Tensor, examples: int, *, first: bool, text: Tensor | None = None, parts: int = 1
+    ) -> Tensor:
         """The loss of a micro-batch as its share of the step's.
 
         Args:
             scores: (B, C) of each pass.
-            labels_B: the truth.
+            targets: what they should be.
             examples: in the step.
             first: whether it is the step's first, which carries what is lost once a step.
+            text: the loss of modelling language beside it.
+            parts: micro-batches in the step.
 
         Raises:
             TrainingError: it is not a number.
         """
         kind = self.task.kind
-        loss = self.job.objective.losses(scores[0], labels_B, kind).sum()
+        loss = self.job.objective.losses(scores[0], targets, kind).sum()
         if len(scores) > 1:
             loss = loss + consistency(scores[0], scores[1], kind).sum()
         loss = loss / examples
+        if text is not None and self.job.unlabelled is not None:
+            share = self.job.unlabelled.weight
+            loss = (1 - share) * loss + share * text / parts
         method = self.adapter.method
         if first and isinstance(method, Penalises):
             loss = loss + method.penalty(self.adapter.edits)
@@ -269,7 +299,9 @@ class Member:
     def restore(self, state: MemberState) -> None:
         """Go on from there."""
         device = self.base.device
-        self.take(self.adapter.with_fixed(dict(state.fixed)).with_state(dict(state.now)))
+        # Memory of their own: where a tensor begins in a mapped file can move the last bit of a product with it.
+        fixed = {name: value.clone() for name, value in state.fixed.items()}
+        self.take(self.adapter.with_fixed(fixed).with_state(dict(state.now)))
         unpack_optimizer(self.optimizer, state.optimizer, state.optimizer_numbers)
         self.best = {name: tensor.to(device) for name, tensor in state.best.items()}
         self.memory = {name: tensor.to(device) for name, tensor in state.memory.items()}
@@ -282,10 +314,13 @@ class Member:
 
     # what listeners hear
 
-    def cut_notes(self) -> tuple[str, ...]:
-        """Splits of which texts lost their end."""
+    def data_notes(self) -> tuple[str, ...]:
+        """Splits of which texts lost their end, and text that is read besides."""
         splits: Mapping[str, Sequence[Encoded]] = {"train": self.train, "dev": self.dev}
-        return tuple(_cut_note(name, items) for name, items in splits.items() if any(item.cut for item in items))
+        notes = [_cut_note(name, items) for name, items in splits.items() if any(item.cut for item in items)]
+        if self.texts is not None:
+            notes.append(f"it models language on {len(self.texts.examples):,} unlabelled texts besides")
+        return tuple(notes)
 
     def tell_start(self) -> None:
         """The fit begins, or goes on."""

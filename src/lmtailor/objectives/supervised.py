@@ -9,11 +9,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lmtailor.core.errors import InputError
+from lmtailor.objectives.objective import Objective
 from lmtailor.tasks.example import TaskKind
 
 
 @dataclass(frozen=True, kw_only=True)
-class Supervised:
+class Supervised(Objective):
     """Cross-entropy over the labels' scores, −Σ_y q_y log softmax(s)_y with q smoothed; mean squared error in regression."""
 
     label_smoothing: float = 0.0
@@ -23,8 +24,8 @@ class Supervised:
         if not 0.0 <= self.label_smoothing < 1.0:
             raise InputError(f"label_smoothing is {self.label_smoothing}; it must be at least 0 and less than 1.")
 
-    def losses(self, scores_BC: Tensor, labels_B: Tensor, kind: TaskKind) -> Tensor:
-        """The loss of each example (B,).
+    def losses(self, scores_BC: Tensor, targets: Tensor, kind: TaskKind) -> Tensor:
+        """See `Objective.losses`.
 
         Raises:
             InputError: label smoothing in regression, where it has no meaning.
@@ -32,5 +33,5 @@ class Supervised:
         if kind == "regression":
             if self.label_smoothing:
                 raise InputError("label_smoothing has no meaning in regression; leave it at 0.")
-            return F.mse_loss(scores_BC[:, 0], labels_B.float(), reduction="none")
-        return F.cross_entropy(scores_BC, labels_B.long(), reduction="none", label_smoothing=self.label_smoothing)
+            return F.mse_loss(scores_BC[:, 0], targets.float(), reduction="none")
+        return F.cross_entropy(scores_BC, targets.long(), reduction="none", label_smoothing=self.label_smoothing)
