@@ -78,11 +78,7 @@ def check_files(folder: Path, manifest: Manifest, blueprint: Blueprint) -> int:
     Raises:
         AdapterFileError: they do not.
     """
-    if blueprint.files.keys() != manifest.tensors.sha256.keys():
-        raise AdapterFileError(
-            f"It lists the files {sorted(manifest.tensors.sha256)}, but such an adapter has {sorted(blueprint.files)}. "
-            "It was changed by hand."
-        )
+    _check_names(manifest, blueprint)
     size = 0
     for name, shapes in blueprint.files.items():
         path = inside(folder, name)
@@ -98,7 +94,7 @@ def read_native(folder: Path, manifest: Manifest, blueprint: Blueprint, base: Ba
     Raises:
         AdapterFileError: the files are not those of such an adapter, or not those that were saved with it.
     """
-    check_files(folder, manifest, blueprint)
+    _check_names(manifest, blueprint)
     shapes = blueprint.shapes
     tensors = {name: _read(folder, name, own, manifest.tensors.sha256[name]) for name, own in blueprint.files.items()}
     if manifest.tensors.layout == "native":
@@ -110,6 +106,14 @@ def read_native(folder: Path, manifest: Manifest, blueprint: Blueprint, base: Ba
         loaded = with_peft_tensors(shapes, _task(manifest.tensors), tensors[TENSORS], tensors.get(READOUT_FILE, {}))
     source = manifest.base.source if manifest.base.fingerprint == base.fingerprint else base.source
     return replace(loaded, base_source=source, scores=manifest.scores, provenance=manifest.provenance)
+
+
+def _check_names(manifest: Manifest, blueprint: Blueprint) -> None:
+    if blueprint.files.keys() != manifest.tensors.sha256.keys():
+        raise AdapterFileError(
+            f"It lists the files {sorted(manifest.tensors.sha256)}, but such an adapter has {sorted(blueprint.files)}. "
+            "It was changed by hand."
+        )
 
 
 def _rebuilt(manifest: Manifest, base: Base) -> Adapter:

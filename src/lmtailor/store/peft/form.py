@@ -46,14 +46,11 @@ def peft_form(adapter: Adapter, task: TaskType, base: Base | None = None) -> Pef
     Raises:
         UnsupportedError: PEFT has no form for it; the message says why.
     """
-    outline = outline_of(adapter)
-    head: Mapping[str, Tensor] = {}
+    outline, kind = outline_of(adapter), kind_of(adapter)
     if task == "SEQ_CLS":
         _check_pooling(adapter)
-        head = head_tensors(adapter)
-    kind = kind_of(adapter)
-    target = Target(outline=outline, task=task, saved=tuple(head_modules(outline, head)), base=base)
-    own, tensors = kind.config(adapter, target), kind.tensors(adapter, target)
+    target = Target(outline=outline, task=task, saved=tuple(head_modules(outline, _head(adapter, task))), base=base)
+    own = kind.config(adapter, target)
     config = {
         "peft_type": kind.name,
         "task_type": task,
@@ -64,11 +61,16 @@ def peft_form(adapter: Adapter, task: TaskType, base: Base | None = None) -> Pef
         "inference_mode": True,
         "modules_to_save": list(target.saved) or None,
     }
-    return PeftForm(
-        task=task,
-        config={**config, **own},
-        tensors={**tensors, **{f"{kind.head}{name}": value.detach() for name, value in head.items()}},
-    )
+    return PeftForm(task=task, config={**config, **own}, tensors=_tensors(adapter, kind, target))
+
+
+def _head(adapter: Adapter, task: TaskType) -> Mapping[str, Tensor]:
+    return head_tensors(adapter) if task == "SEQ_CLS" else {}
+
+
+def _tensors(adapter: Adapter, kind: PeftKind, target: Target) -> dict[str, Tensor]:
+    head = {f"{kind.head}{name}": value.detach() for name, value in _head(adapter, target.task).items()}
+    return kind.tensors(adapter, target) | head
 
 
 def with_peft_tensors(adapter: Adapter, task: TaskType, tensors: Mapping[str, Tensor], readout: Mapping[str, Tensor]) -> Adapter:
@@ -84,12 +86,13 @@ def with_peft_tensors(adapter: Adapter, task: TaskType, tensors: Mapping[str, Te
         AdapterFileError: the file has numbers where this adapter has none, so PEFT would read another adapter from it.
     """
     kind = kind_of(adapter)
-    edits = kind.edits(adapter, Target(outline=outline_of(adapter), task=task), tensors)
+    target = Target(outline=outline_of(adapter), task=task)
+    edits = kind.edits(adapter, target, tensors)
     if task == "SEQ_CLS":
         readout = {name: tensors[f"{kind.head}{name}"] for name in head_tensors(adapter)}
     loaded = replace(adapter, edits=edits)
     loaded = loaded.with_state(edits.state() | {f"{READOUT}{name}": value for name, value in readout.items()})
-    again = peft_form(replace(loaded), task).tensors
+    again = _tensors(loaded, kind, target)
     if changed := [name for name, tensor in tensors.items() if not torch.equal(tensor, again[name])]:
         raise AdapterFileError(
             f"{changed[0]!r} has numbers where this adapter has zeros: PEFT would read another adapter than this one."

@@ -29,6 +29,7 @@ A, B = ".lora_A.weight", ".lora_B.weight"
 BIAS, MAGNITUDE = ".lora_B.bias", ".lora_magnitude_vector"
 TABLE_A, TABLE_B = ".lora_embedding_A", ".lora_embedding_B"
 """Ends of the names of tensors, after the path of the module."""
+ENDINGS = (A, B, BIAS, MAGNITUDE, TABLE_A, TABLE_B)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,6 +134,8 @@ class Block(Unit):
         """A (R, I) and B (O, R)."""
         missing = 0 if rank is None else rank - self.rank
         pairs = [edit.factors() for edit in self.edits]
+        if self.plain and self.parts[0].part is None and not missing:
+            return {A: pairs[0][0].detach(), B: pairs[0][1].detach()}
         a_RI = torch.cat([a_KI for a_KI, _ in pairs])
         b_OR = torch.cat([self._rows(b_OK, site) for (_, b_OK), site in zip(pairs, self.parts, strict=True)], 1)
         return {A: F.pad(a_RI.detach(), (0, 0, 0, missing)), B: F.pad(b_OR.detach(), (0, missing))}
@@ -220,11 +223,16 @@ def _block(whole: Site, edits: tuple[LowRank, ...], parts: tuple[Site, ...]) -> 
     if len({edit.scale for edit in edits}) > 1:
         names = " and ".join(edit.site for edit in edits)
         raise UnsupportedError(f"PEFT has one scale for {whole.name}; {names} have different ones. Give them one alpha and rank.")
-    rows = torch.cat([torch.arange(whole.width)[_rows_of(site)] for site in parts])
     extra = any(isinstance(edit, DoRAEdit) or (isinstance(edit, LoRAEdit) and edit.bias_O is not None) for edit in edits)
-    if extra and len(set(rows.tolist())) < len(rows):
+    if extra and _twice(whole, parts):
         raise UnsupportedError(f"Two edits act on the same outputs of {whole.name}, and PEFT has one magnitude or bias for each.")
     return Block(whole=whole, edits=edits, parts=parts)
+
+
+def _twice(whole: Site, parts: tuple[Site, ...]) -> bool:
+    """Whether two of the parts have an output of the module in common."""
+    rows = torch.cat([torch.arange(whole.width)[_rows_of(site)] for site in parts])
+    return len(set(rows.tolist())) < len(rows)
 
 
 def _rank(edit: LowRank) -> int:

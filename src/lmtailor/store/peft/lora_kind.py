@@ -23,7 +23,7 @@ from lmtailor.methods.select import Select
 from lmtailor.methods.union import Union
 from lmtailor.store.adapter import Adapter
 from lmtailor.store.peft.kind import PREFIX, Folder, Found, PeftKind, Target
-from lmtailor.store.peft.lora_blocks import TABLE_B, B, Unit, units_of
+from lmtailor.store.peft.lora_blocks import ENDINGS, TABLE_B, B, Unit, units_of
 from lmtailor.store.peft.lora_extras import whole_biases, whole_modules
 from lmtailor.store.peft.lora_read import AT_REST, KEYS, found_lora
 from lmtailor.store.peft.modules import exact_targets
@@ -82,7 +82,7 @@ class LoraKind(PeftKind):
         parts = _parts(adapter)
         for path, unit in units_of(parts.edits, target).items():
             start = f"{PREFIX}{path}"
-            own = {ending: tensors[f"{start}{ending}"] for ending in unit.tensors()}
+            own = {ending: tensors[f"{start}{ending}"] for ending in ENDINGS if f"{start}{ending}" in tensors}
             new |= {edit.site: edit for edit in unit.split(own)}
         values = whole_modules(parts.modules, target)[1]
         new |= {edit.site: edit.with_tensors({"value": tensors[name]}) for name, edit in values.items()}

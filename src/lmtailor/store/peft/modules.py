@@ -1,6 +1,6 @@
 """Modules of a base in PEFT folders whose tensors are named by them: from sites to names when writing, and back when reading."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from lmtailor.base.sites import Site, SiteKind
 from lmtailor.core.errors import AdapterFileError, UnsupportedError, near
@@ -31,18 +31,25 @@ def exact_targets(paths: Iterable[str], target: Target) -> list[str]:
         UnsupportedError: PEFT would adapt another module too, since a listed name also matches every path that ends with it, or
             leave one out, since it is stored whole with the head.
     """
-    wanted, outline = sorted(set(paths)), target.outline
+    wanted, outline = frozenset(paths), target.outline
     for module in outline.modules:
         if target.task == "SEQ_CLS" and outline.in_trunk(module) is None:
             continue
         path = module_path(outline, module, target.task)
-        caught = next((one for one in wanted if path.endswith(f".{one}")), None)
-        if caught is not None and path not in wanted:
+        caught = None if path in wanted else next((one for one in _ends(path) if one in wanted), None)
+        if caught is not None:
             raise UnsupportedError(f"PEFT would also adapt {path!r}, since it ends with the name {caught!r} of another module.")
-    for one in wanted:
+    for one in sorted(wanted):
         if hidden := [module for module in target.saved if f".{module}." in f".{one}."]:
             raise UnsupportedError(f"PEFT does not adapt {one!r}, since {hidden[0]!r} is stored whole as part of the head.")
-    return wanted
+    return sorted(wanted)
+
+
+def _ends(path: str) -> Iterator[str]:
+    """What a path ends with, by whole names: "a.b.c" with "b.c" and "c"."""
+    while rest := path.partition(".")[2]:
+        yield rest
+        path = rest
 
 
 def named_sites(folder: Folder, ending: str, kind: SiteKind) -> dict[str, Site]:
