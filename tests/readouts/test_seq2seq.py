@@ -48,7 +48,7 @@ def log_p(base: Base, text: str, target: list[int], skip: int) -> float:
 
 def expected(base: Base, example: Example, words: Mapping[str, tuple[str, ...]], *, span: bool) -> list[list[float]]:
     tokenizer, text = base.tokenizer, example.fields["sentence"]
-    out = []
+    out: list[list[float]] = []
     for own in words.values():
         out.append([])
         for word in own:
@@ -102,14 +102,14 @@ def test_auto_fills_sentinels_where_the_family_knows_them() -> None:
 def test_the_decoder_starts_as_the_model_s_own_does() -> None:
     """BART's targets begin with <s>; a language that is forced comes instead; mBART begins with a target's last token."""
     tokenizer = tiny_tokenizer("encoder-decoder")
-    tokenizer._tokenizer.post_processor = TemplateProcessing(
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
         single="<s> $A </s>", pair="<s> $A $B </s>", special_tokens=[("<s>", 1), ("</s>", 2)]
     )
     bart = Base.from_model(tiny_model("bart"), tokenizer)
     assert [one[:2] for one in bound(bart, ANSWER).encode(sentences()[0]).decoder or ()] == [(2, 1)] * 4
     bart.model.generation_config.forced_bos_token_id = 5
     assert (bound(bart, ANSWER).encode(sentences()[0]).decoder or ())[0][:2] == (2, 5)
-    tokenizer._tokenizer.post_processor = TemplateProcessing(
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
         single="$A </s> [CLS]", pair="$A $B </s> [CLS]", special_tokens=[("[CLS]", 5), ("</s>", 2)]
     )
     mbart = Base.from_model(tiny_model("mbart"), tokenizer)
@@ -175,7 +175,7 @@ def test_what_has_no_meaning_is_refused() -> None:
     with pytest.raises(InputError, match=r"The decoder would be fed with \d+ tokens for the longest word, and takes 128"):
         bound(tiny_base("bart"), ANSWER, {"neg": ("bad " * 150 + "bad",), "pos": ("good",)})
     tokenizer = tiny_tokenizer("encoder-decoder")
-    tokenizer._tokenizer.post_processor = TemplateProcessing(single="$A", pair="$A $B", special_tokens=[])
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="$A", pair="$A $B", special_tokens=[])
     mbart = Base.from_model(tiny_model("mbart"), tokenizer)
     with pytest.raises(InputError, match="The tokenizer puts nothing behind a target"):
         bound(mbart, ANSWER)

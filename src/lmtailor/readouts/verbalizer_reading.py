@@ -93,6 +93,10 @@ class VerbalizerReading:
         """The demonstrations in causal models; nothing elsewhere, where they are part of each input."""
         return self.prompt_ids
 
+    def variants(self) -> tuple["VerbalizerReading", ...]:
+        """Itself."""
+        return (self,)
+
     def check_fit(self) -> None:
         """See `Reading.check_fit`.
 
