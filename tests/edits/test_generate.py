@@ -6,9 +6,13 @@ import pytest
 import torch
 
 from lmtailor.base.base import Base
+from lmtailor.core.errors import UnsupportedError
 from lmtailor.edits.attach import attach
 from lmtailor.edits.kinds import TokenPrompt
+from lmtailor.methods.lora import LoRA
+from lmtailor.readouts.head import Head
 from tests.edits.worn import BEAMS, Scale, Worn, apart, base_of, generated, left_padded, logits, noise, row, wear, worn
+from tests.store.adapters import moved_adapter
 from tests.tiny import tiny_inputs
 
 KEYS = ("gpt2", "llama", "mistral", "gemma2", "opt", "gpt_neox", "t5", "bart", "marian")
@@ -87,3 +91,36 @@ def test_tokens_behind_a_cache_are_as_in_one_pass(key: str) -> None:
             out = base.model(**behind)
             out.encoder_last_hidden_state = behind.get("encoder_outputs", [None])[0]
             assert apart(out.logits, whole[:, part]) < 1e-5
+
+
+@pytest.mark.parametrize("key", ["gpt2", "llama", "t5"])
+def test_two_lm_heads_in_one_batch_raise_and_two_changes_of_the_head_do_not(key: str) -> None:
+    base = base_of(key)
+    inputs = left_padded(base, (4, 7))
+    heads = [wear(base, "select", seed, at="lm_head") for seed in (0, 1)]
+    for rows in ([0, 1], [0, None]):
+        with pytest.raises(UnsupportedError, match=r"Adapter 0 replaces .*weight.*batch of their own.*LoRA\(at='lm_head'\)"):
+            attach(base, heads, rows)
+    changes = [wear(base, "lora", seed, rank=3, alpha=300.0, at="lm_head") for seed in (0, 1)]
+    with torch.no_grad(), attach(base, changes, [0, 1]):
+        mixed = generated(base, inputs)
+    for number, change in enumerate(changes):
+        with torch.no_grad(), attach(base, change):
+            assert torch.equal(mixed[number : number + 1], generated(base, row(inputs, number)))
+    assert not torch.equal(mixed, generated(base, inputs))
+
+
+@pytest.mark.parametrize("key", ["gpt2", "t5"])
+def test_heads_of_readouts_have_no_part_in_generation(key: str) -> None:
+    """Each row is written by the base's LM head under its adapter's edits, whatever the adapter's own head would answer."""
+    base = base_of(key)
+    inputs = left_padded(base, (4, 7))
+    readouts = [Head(), Head(pooling="mean", hidden=5)]
+    headed = [moved_adapter(base, LoRA(rank=3), readout, seed=seed, by=0.3) for seed, readout in enumerate(readouts)]
+    bare = [Worn(adapter.edits) for adapter in headed]
+    with torch.no_grad():
+        with attach(base, headed, [0, 1]):
+            found = generated(base, inputs)
+        with attach(base, bare, [0, 1]):
+            assert torch.equal(found, generated(base, inputs))
+    assert not torch.equal(found, generated(base, inputs))

@@ -288,14 +288,17 @@ def attach(base: Base, adapters: Attachable | Sequence[Attachable], rows: Sequen
         base: the base that the adapters were made for.
         adapters: one adapter for every row, or several with `rows`.
         rows: for each row of the batch, the index of its adapter, or None for the plain base. A row's result equals
-            its solo run (relative 1e-5 in float32). Under `generate` with beams, rows are those before expansion.
+            its solo run (relative 1e-5 in float32). Under `generate` with beams, rows are those before expansion; every row is
+            written by the base's LM head under its own adapter's edits, and a `Head` of the adapter, which answers in `read`
+            alone, has no part in it.
 
     Returns:
         A context manager; inside, `base.model(...)`, `base.model.generate(...)` and `attached.read(batch)` are adapted.
 
     Raises:
         InputError: `rows` names an adapter that is not there, or is missing for several adapters.
-        UnsupportedError: rows that cannot share a batch (full fine-tuning), or an edit that this model cannot take.
+        UnsupportedError: rows that cannot share a batch (full fine-tuning, another LM head), or an edit that this model cannot
+            take.
         StateError: on entering, if something is attached already.
     """
     many = list(adapters) if isinstance(adapters, Sequence) else [adapters]

@@ -66,13 +66,15 @@ def swaps(model: nn.Module, adapters: tuple[Edits, ...], slots: tuple[int | None
     Raises:
         UnsupportedError: rows of one batch would need different weights.
     """
-    with_weights = {slot for slot in slots if slot is not None and any(isinstance(e, WeightEdit) for e in adapters[slot])}
-    if not with_weights:
+    replaced = {slot: edit.site for slot in slots if slot is not None for edit in adapters[slot] if isinstance(edit, WeightEdit)}
+    if not replaced:
         return []
     if len(set(slots)) > 1:
+        (slot, site), *_ = replaced.items()
         raise UnsupportedError(
-            "An adapter that replaces whole weights (full or partial fine-tuning) cannot share a batch with other rows: "
-            "a weight is one for the whole batch. Run its rows in a batch of their own."
+            f"Adapter {slot} replaces whole weights ({site}), so it cannot share a batch with other rows: a weight is one for "
+            "the whole batch. Run its rows in a batch of their own. Adapters whose rows are to share batches train projections, "
+            "the LM head too, by a method such as LoRA(at='lm_head')."
         )
     with torch.no_grad():
-        return [WeightSwap(model, adapters[slot]) for slot in with_weights]
+        return [WeightSwap(model, adapters[slot]) for slot in replaced]
