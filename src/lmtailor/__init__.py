@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from lmtailor.edits.attach import attach as attach
     from lmtailor.fit.fit import fit as fit
     from lmtailor.fit.training import Training as Training
+    from lmtailor.infer.choices import score as score
     from lmtailor.infer.evaluate import evaluate as evaluate
     from lmtailor.infer.predict import predict as predict
     from lmtailor.readouts.demonstrations import Demonstrations as Demonstrations
@@ -85,6 +86,7 @@ _HOME = {
     "predict": "lmtailor.infer.predict",
     "predict_together": "lmtailor.strategies.ensemble",
     "save_adapter": "lmtailor.store.folder",
+    "score": "lmtailor.infer.choices",
     "strategies": "lmtailor",
 }
 """Where each public name lives: the module that has it, or the package it is a module of."""

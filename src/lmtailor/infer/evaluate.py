@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from lmtailor.base.base import Base
 from lmtailor.core.errors import InputError
 from lmtailor.core.rng import generator
-from lmtailor.edits.attach import attach
-from lmtailor.infer.score import Progress, decide, score
+from lmtailor.infer.calibrate import measured
+from lmtailor.infer.score import Progress, decide, score_items
 from lmtailor.methods.frozen import Frozen
 from lmtailor.readouts.labels import LabelSet
 from lmtailor.readouts.readout import Readout
@@ -40,6 +40,8 @@ class Predictions:
 def plain_adapter(base: Base, task: Task, readout: Readout, *, seed: int = 0) -> Adapter:
     """A readout on the untouched base, as an adapter that trains nothing: zero-shot, or few-shot with demonstrations.
 
+    What the readout asks to have measured (calibration, PMI) is measured here.
+
     Raises:
         InputError: the readout has parameters of its own, which nobody trained.
     """
@@ -49,7 +51,7 @@ def plain_adapter(base: Base, task: Task, readout: Readout, *, seed: int = 0) ->
             f"{type(readout).__name__} has {adapter.num_parameters} parameters that must be trained before it can answer. "
             "Fit it first, or evaluate a Verbalizer."
         )
-    return adapter
+    return measured(base, adapter)
 
 
 def predict_examples(
@@ -64,8 +66,7 @@ def predict_examples(
     if reading is None:
         raise InputError("The adapter has no readout, so it gives no answers. Fit one with a readout, or use generate.")
     items = [reading.encode(example) for example in examples]
-    with attach(base, adapter) as attached:
-        scores = score(attached, 0, reading, items, batch_size=batch_size, progress=progress)
+    scores = score_items(base, adapter.edits, reading, items, batch_size=batch_size, progress=progress)
     known = [example.label for example in examples if example.label is not None]
     return Predictions(
         ids=tuple(example.id for example in examples),

@@ -1,4 +1,4 @@
-"""Scoring examples: batches of like length, one pass through the attached model each.
+"""Scores of examples under one adapter, in batches of like length.
 
 Shapes: n examples, C labels (1 in regression).
 """
@@ -10,8 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lmtailor.edits.attach import Attached
-from lmtailor.readouts.batch import Batch, Encoded
+from lmtailor.base.base import Base
+from lmtailor.edits.edits import Edits
+from lmtailor.infer.run import run
+from lmtailor.readouts.batch import Encoded
 from lmtailor.readouts.readout import Reading
 from lmtailor.tasks.example import TaskKind
 
@@ -26,9 +28,9 @@ def by_length(items: Sequence[Encoded], batch_size: int) -> Iterator[list[int]]:
         yield order[start : start + batch_size]
 
 
-def score(
-    attached: Attached,
-    slot: int,
+def score_items(
+    base: Base,
+    edits: Edits,
     reading: Reading,
     items: Sequence[Encoded],
     *,
@@ -38,42 +40,22 @@ def score(
     """Scores (n, C) of examples under one adapter, on the CPU, without gradient.
 
     Args:
-        attached: with this adapter in `slot`, and no rows or all rows of it.
-        slot: which adapter.
+        base: the model.
+        edits: of the adapter.
         reading: its readout.
         items: its examples, encoded.
         batch_size: examples in a batch.
         progress: told after every batch.
     """
+    rows: dict[int, Tensor] = {}
 
-    def run(batch: Batch) -> Tensor:
-        return attached.scores(slot, attached.states(batch.inputs, batch.answer_N), batch)
+    def keep(indices: list[int], scores: Tensor) -> None:
+        rows.update(zip(indices, scores, strict=True))
+        if progress is not None:
+            progress(len(rows), len(items))
 
-    return score_with(run, reading, items, attached.base.device, batch_size=batch_size, progress=progress)
-
-
-def score_with(
-    run: Callable[[Batch], Tensor],
-    reading: Reading,
-    items: Sequence[Encoded],
-    device: torch.device,
-    *,
-    batch_size: int,
-    progress: Progress | None = None,
-) -> Tensor:
-    """Scores (n, C) by any function from a batch to its scores."""
-    out: Tensor | None = None
-    done = 0
-    with torch.no_grad():
-        for indices in by_length(items, batch_size):
-            scores = run(reading.collate([items[i] for i in indices]).to(device)).float().cpu()
-            if out is None:
-                out = scores.new_empty(len(items), scores.shape[1])
-            out[torch.tensor(indices)] = scores
-            done += len(indices)
-            if progress is not None:
-                progress(done, len(items))
-    return torch.empty(0, max(1, len(reading.labels))) if out is None else out
+    run(base, edits, reading, items, lambda own: by_length(own, batch_size), keep)
+    return torch.stack([rows[i] for i in range(len(items))]) if rows else torch.empty(0, max(1, len(reading.labels)))
 
 
 def decide(scores_NC: Tensor, kind: TaskKind) -> NDArray[Any]:

@@ -1,0 +1,77 @@
+"""One pass for a batch: what several sequences of an example share is run once.
+
+In causal models the sequences of an example are packed as a tree; in encoder-decoders they share one encoding. Readouts see
+the states of the plain batch.
+
+Shapes: N sequences, T tokens, H features.
+"""
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor
+from transformers.modeling_outputs import BaseModelOutput
+
+from lmtailor.base.states import States
+from lmtailor.edits.attach import Attached
+from lmtailor.infer.packing import pack, packs
+
+
+def states_of(
+    attached: Attached,
+    inputs: Mapping[str, Tensor],
+    sizes: Sequence[int],
+    *,
+    slots: Sequence[int] | None = None,
+    answer_N: Tensor | None = None,
+    before: int = 0,
+) -> States:
+    """The states of a batch's sequences (N, T, H), as `Attached.states` gives them.
+
+    Args:
+        attached: with the adapters.
+        inputs: the trunk's arguments.
+        sizes: how many sequences, one after the other, each example has.
+        slots: the adapter of each example; None where one serves all rows.
+        answer_N: where answers begin.
+        before: tokens and virtual tokens that stand before every sequence.
+    """
+    several = max(sizes) > 1 and not torch.is_grad_enabled()
+    all_edits = [adapter.edits for adapter in attached.adapters]
+    if several and all(packs(attached.base, edits, before + inputs["input_ids"].shape[1]) for edits in all_edits):
+        packed = pack(inputs, sizes, attached.base.dtype)
+        if packed is not None:
+            with _rows(attached, slots):
+                return packed.spread(attached.states(packed.inputs))
+    if several and _one_encoding(attached, inputs, sizes):
+        with _rows(attached, slots):
+            return _encoded_once(attached, inputs, sizes[0])
+    repeated = None if slots is None else [slot for slot, size in zip(slots, sizes, strict=True) for _ in range(size)]
+    with _rows(attached, repeated):
+        return attached.states(inputs, answer_N)
+
+
+def _rows(attached: Attached, slots: Sequence[int] | None) -> AbstractContextManager[None]:
+    return nullcontext() if slots is None else attached.narrowed(slots)
+
+
+def _one_encoding(attached: Attached, inputs: Mapping[str, Tensor], sizes: Sequence[int]) -> bool:
+    """Whether the encoder sees the same in all sequences of an example."""
+    if attached.base.kind != "encoder-decoder" or len(set(sizes)) > 1 or any(one.edits.mixed for one in attached.adapters):
+        return False
+    return all(bool((value == value[:: sizes[0]].repeat_interleave(sizes[0], 0)).all()) for value in _encoder(inputs).values())
+
+
+def _encoder(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value for name, value in inputs.items() if not name.startswith("decoder_")}
+
+
+def _encoded_once(attached: Attached, inputs: Mapping[str, Tensor], size: int) -> States:
+    """Run the encoder on the first sequence of each example, and the decoder on all."""
+    base = attached.base
+    encoder = base.module(base.stacks[0].root)
+    encoded = encoder(**{name: value[::size] for name, value in _encoder(inputs).items()})
+    shared = BaseModelOutput(last_hidden_state=encoded.last_hidden_state.repeat_interleave(size, 0))
+    rest = {name: value for name, value in inputs.items() if name != "input_ids"}
+    return attached.states({**rest, "encoder_outputs": shared})  # type: ignore[dict-item]
