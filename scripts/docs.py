@@ -9,6 +9,7 @@ from pathlib import Path
 
 from lmtailor.cli.app import EPILOGUE, command_line
 from lmtailor.cli.method_table import MethodRow, method_rows
+from lmtailor.cli.strategy_table import strategy_rows
 from lmtailor.core.files import write_text
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -50,12 +51,37 @@ def methods_page() -> str:
     )
 
 
+def strategies_page() -> str:
+    """The catalogue of strategies as one table."""
+    rows = [
+        [f"`{row.name}`", f"`{row.python}`", row.what, ", ".join(f"`{one}`" for one in row.settings) or "none", row.paper]
+        for row in strategy_rows()
+    ]
+    return "\n".join(
+        [
+            NOTE,
+            "",
+            "# Strategies",
+            "",
+            "Ways from data to an adapter that take a search or more than one fit. Each is one file in",
+            "`src/lmtailor/strategies/`, whose docstring has the equations and says where paper and code differ.",
+            "On the command line: `lmtailor adapt MODEL --task card.toml --strategy pet --set generations=3`; in Python:",
+            '`lmtailor.adapt(base, task, strategy=lmtailor.strategies.PET(generations=3))`; in a plan: `strategy = "pet"`.',
+            "",
+            "| name | in Python | what it does | settings and their defaults | paper |",
+            "| --- | --- | --- | --- | --- |",
+            *("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows),
+            "",
+        ]
+    )
+
+
 def cli_page() -> str:
     """The command line's own help, verb by verb."""
     return f"{NOTE}\n\n{command_line().generate_docs().rstrip()}\n\n## Errors and exit codes\n\n{ERRORS}\n"
 
 
-PAGES: dict[str, Callable[[], str]] = {"cli.md": cli_page, "methods.md": methods_page}
+PAGES: dict[str, Callable[[], str]] = {"cli.md": cli_page, "methods.md": methods_page, "strategies.md": strategies_page}
 """Each generated page by its name in docs/."""
 
 

@@ -17,6 +17,6 @@ def test_the_generated_pages_are_what_the_code_says(
     assert script["main"](["--check"]) == 0, capsys.readouterr().err
     monkeypatch.setitem(script["main"].__globals__, "DOCS", tmp_path)
     assert script["main"](["--check"]) == 1
-    assert "cli.md, methods.md" in capsys.readouterr().err
+    assert "cli.md, methods.md, strategies.md" in capsys.readouterr().err
     assert script["main"]([]) == 0
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["cli.md", "methods.md"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cli.md", "methods.md", "strategies.md"]

@@ -4,21 +4,20 @@ What a method can do is found by trying it: its edits are built on a toy model, 
 after training, merged and put in PEFT's form.
 """
 
-import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import MISSING, Field, dataclass, fields, replace
 from inspect import getdoc
 from typing import Any
 
 from lmtailor.base.base import Base
+from lmtailor.cli.setting_texts import setting_texts
 from lmtailor.cli.toy import toy_base
 from lmtailor.core.errors import InputError
 from lmtailor.core.rng import generator
-from lmtailor.core.settings import to_mapping
 from lmtailor.edits.edits import Edits
 from lmtailor.edits.kinds import PrefixEdit, WeightEdit
-from lmtailor.methods import catalogue, method_name
+from lmtailor.methods import catalogue
 from lmtailor.methods.method import Finishes, Method, normal
 from lmtailor.store.adapter import Adapter, build_adapter
 from lmtailor.store.merge import merge
@@ -82,7 +81,7 @@ def _row(name: str, cls: type[Method], toy: Base, base: Base | None) -> MethodRo
         name=name,
         python=cls.__name__,
         what=(getdoc(cls) or "").split("\n\n")[0].replace("\n", " "),
-        settings=tuple(map(_setting, fields(cls))),
+        settings=setting_texts(cls),
         sites="unknown" if adapter is None else _pattern(adapter.edits),
         formula=cls.formula,
         merges=adapter is not None and _merges(toy, adapter),
@@ -138,32 +137,6 @@ def _on(base: Base, method: Method) -> tuple[Count | None, str]:
         return None, str(error)
     count = edits.num_parameters
     return Count(parameters=count, sites=len(_places(edits)), share=count / base.num_parameters), ""
-
-
-def _setting(field: "Field[Any]") -> str:
-    if field.default is not MISSING:
-        return f"{field.name}={_written(field.default)}"
-    if field.default_factory is not MISSING:
-        return f"{field.name}={_written(field.default_factory())}"
-    return f"{field.name} (required)"
-
-
-def _written(value: object) -> str:
-    """A default as it would be typed."""
-    if isinstance(value, bool | None):
-        return str(value).lower()
-    if isinstance(value, tuple):
-        return ",".join(map(_written, value))
-    if isinstance(value, Mapping):
-        return json.dumps(dict(value))
-    return _named(value) if isinstance(value, Method) else str(value)
-
-
-def _named(method: Method) -> str:
-    """A method that is a setting: its name, and what is not its default."""
-    own, plain = to_mapping(method), to_mapping(_default(type(method)))
-    other = {key: value for key, value in own.items() if value != plain[key]}
-    return json.dumps({"name": method_name(method), **other}) if other else method_name(method)
 
 
 def _merges(base: Base, adapter: Adapter) -> bool:

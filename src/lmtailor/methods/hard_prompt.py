@@ -38,7 +38,7 @@ class HardPrompt(Method, Resolves):
     paper: ClassVar[str] = "Brown et al. 2020, section 2"
     formula: ClassVar[str] = "0"
     examples: ClassVar[tuple[Mapping[str, Any], ...]] = (
-        {"ids": (10, 31, 12)},
+        {"ids": (4, 6, 5)},
         {"ids": (20, 21), "at": "both"},
         {"ids": (30, 11, 25, 17), "place": "after_gap"},
         {"ids": (15, 33), "place": "infix"},
