@@ -30,6 +30,20 @@ def test_lm_logits_are_the_model_s(key: str) -> None:
         torch.testing.assert_close(base.lm_logits(states.last_NTH[1, 2], WORDS), expected[1, 2, WORDS], rtol=1e-6, atol=1e-6)
 
 
+@everyone
+def test_lm_features_times_output_embeddings_are_the_logits(key: str) -> None:
+    base = tiny_base(key)
+    with torch.no_grad():
+        states_NTH = base.hidden(tiny_inputs(base)).last_NTH
+        logits_2V = base.lm_features(states_NTH[0, :2]) @ base.linear(base.sites["lm_head"]).weight_OI.T
+        cap = getattr(base.model.config, base.family.lm_head.softcap or "", None)
+        expected_2V = base.lm_logits(states_NTH[0, :2])
+        expected_2V = expected_2V if cap is None else torch.atanh(expected_2V / cap) * cap
+    biases_2V = expected_2V - logits_2V
+    torch.testing.assert_close(biases_2V[0], biases_2V[1], rtol=1e-4, atol=1e-4)
+    assert logits_2V.std() > 10 * (biases_2V[0] - biases_2V[1]).abs().max()
+
+
 @pytest.mark.parametrize(
     ("key", "overrides"),
     [

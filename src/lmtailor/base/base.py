@@ -15,7 +15,7 @@ from lmtailor.base.build import build
 from lmtailor.base.families import FamilyTable, family_of
 from lmtailor.base.family import Family, Kind
 from lmtailor.base.fingerprint import fingerprint
-from lmtailor.base.head import lm_logits
+from lmtailor.base.head import lm_features, lm_logits
 from lmtailor.base.limits import max_length
 from lmtailor.base.sites import Site, Sites
 from lmtailor.base.stack import Stack
@@ -207,9 +207,21 @@ class Base:
         Raises:
             UnsupportedError: the model has no LM head.
         """
+        self._check_lm_head()
+        return lm_logits(self.model, self.family.lm_head, hidden, words)
+
+    def lm_features(self, hidden: Tensor) -> Tensor:
+        """What the LM head multiplies with each word's output embedding: (…, H) states through its own transform.
+
+        Raises:
+            UnsupportedError: the model has no LM head.
+        """
+        self._check_lm_head()
+        return lm_features(self.model, self.family.lm_head, hidden)
+
+    def _check_lm_head(self) -> None:
         if not self.has_lm_head:
             raise UnsupportedError(
                 f"{self.source or type(self.model).__name__} has no LM head, so it gives no logits over words. Use a model "
                 "with one, or a readout that needs none, such as Head."
             )
-        return lm_logits(self.model, self.family.lm_head, hidden, words)

@@ -17,11 +17,7 @@ def lm_logits(model: PreTrainedModel, head: LMHead, hidden: Tensor, words: Tenso
     With `words`, only their rows of the output projection are used, unless the projection carries hooks: then it is
     called whole, so that they act, and the words are selected after it.
     """
-    x = hidden
-    if head.scale is not None:
-        x = x * head.scale(model.config)
-    for step in head.before:
-        x = model.get_submodule(step)(x) if isinstance(step, str) else step(x)
+    x = lm_features(model, head, hidden)
     output = model.get_submodule(head.output)
     if words is None or _hooked(output):
         logits: Tensor = output(x)
@@ -34,6 +30,16 @@ def lm_logits(model: PreTrainedModel, head: LMHead, hidden: Tensor, words: Tenso
         logits = logits + (extra if words is None else extra[words])
     cap = None if head.softcap is None else getattr(model.config, head.softcap)
     return logits if cap is None else torch.tanh(logits / cap) * cap
+
+
+def lm_features(model: PreTrainedModel, head: LMHead, hidden: Tensor) -> Tensor:
+    """What the output projection is applied to (…, F), of states (…, H)."""
+    x = hidden
+    if head.scale is not None:
+        x = x * head.scale(model.config)
+    for step in head.before:
+        x = model.get_submodule(step)(x) if isinstance(step, str) else step(x)
+    return x
 
 
 def _hooked(module: nn.Module) -> bool:
