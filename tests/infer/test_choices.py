@@ -10,12 +10,11 @@ import lmtailor as lt
 from lmtailor.base.base import Base
 from lmtailor.core.errors import InputError, UnsupportedError
 from lmtailor.edits.attach import attach
-from lmtailor.infer import packing, passes, run
 from lmtailor.infer.choices import by_tokens, score
-from lmtailor.infer.prefix_groups import PrefixGroup
 from lmtailor.methods import method_class
 from lmtailor.readouts.batch import Encoded
 from lmtailor.store.adapter import Adapter, new_adapter
+from tests.infer.conftest import Taken
 from tests.tiny import FAMILIES, kind_of, tiny_base
 
 LEAD = 2 * "the book was boring and sad no good in it. the movie was fun and the cat was happy so very good to me. "
@@ -53,7 +52,7 @@ def plain_written(base: Base, prompt: str, choice: str) -> float:
     ids = base.tokenizer(prompt)["input_ids"]
     pieces = base.tokenizer(choice, add_special_tokens=False)["input_ids"]
     start = base.model.config.decoder_start_token_id if base.family.name != "mbart" else ids[-1]
-    fed = [start, *([7] if 7 in ids else []), *pieces]
+    fed = [start, *([7] if 7 in ids and base.family.name in ("t5", "umt5") else []), *pieces]
     out = base.model(input_ids=torch.tensor([ids]), decoder_input_ids=torch.tensor([fed])).logits[0]
     log_p, lead = _log_softmax(out), len(fed) - len(pieces)
     return sum(float(log_p[lead + i - 1, piece]) for i, piece in enumerate(pieces))
@@ -103,41 +102,20 @@ def check(base: Base, adapter: Adapter | None = None, **options: Any) -> None:
         assert one.best == own.index(max(own))
 
 
-@pytest.fixture
-def taken(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[int]]:
-    """Notes the lengths of shared prefixes, and how many batches were packed."""
-    notes: dict[str, list[int]] = {"prefixes": [], "packed": []}
-    groups, pack = run.groups_of, packing.pack
-
-    def groups_of(*args: Any) -> list[PrefixGroup]:
-        made = groups(*args)
-        notes["prefixes"] += [group.length for group in made if group.length]
-        return made
-
-    def packs(*args: Any) -> Any:
-        made = pack(*args)
-        notes["packed"] += [] if made is None else [1]
-        return made
-
-    monkeypatch.setattr(run, "groups_of", groups_of)
-    monkeypatch.setattr(passes, "pack", packs)
-    return notes
-
-
 @pytest.mark.parametrize("family", FAMILIES)
-def test_equal_to_plain_runs_in_every_family(family: str, taken: dict[str, list[int]]) -> None:
+def test_equal_to_plain_runs_in_every_family(family: str, taken: Taken) -> None:
     base = tiny_base(family)
     check(base)
     windowed = family in ("mistral", "gemma2", "gemma3_text")
     causal = kind_of(family) == "decoder"
-    assert bool(taken["prefixes"]) == causal
-    assert bool(taken["packed"]) == (causal and not windowed)
+    assert bool(taken.prefixes) == causal
+    assert bool(taken.packed) == (causal and not windowed)
 
 
 @pytest.mark.parametrize("family", ["mistral", "gemma2"])
-def test_a_window_that_no_sequence_fills_hinders_nothing(family: str, taken: dict[str, list[int]]) -> None:
+def test_a_window_that_no_sequence_fills_hinders_nothing(family: str, taken: Taken) -> None:
     check(tiny_base(family, sliding_window=200))
-    assert taken["packed"]
+    assert taken.packed
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "mistral", "gemma2"])
@@ -161,19 +139,19 @@ METHODS: list[tuple[str, dict[str, Any]]] = [
 
 @pytest.mark.parametrize("family", ["llama", "opt", "mistral"])
 @pytest.mark.parametrize(("name", "settings"), METHODS, ids=[name for name, _ in METHODS])
-def test_equal_with_an_adapter_attached(family: str, name: str, settings: dict[str, Any], taken: dict[str, list[int]]) -> None:
+def test_equal_with_an_adapter_attached(family: str, name: str, settings: dict[str, Any], taken: Taken) -> None:
     base = tiny_base(family)
     check(base, worn(base, name, **settings))
-    assert bool(taken["prefixes"]) == ((name, family) != ("unipelt", "mistral"))
-    assert bool(taken["packed"]) == (family != "mistral")
+    assert bool(taken.prefixes) == ((name, family) != ("unipelt", "mistral"))
+    assert bool(taken.packed) == (family != "mistral")
 
 
 @pytest.mark.parametrize(("name", "settings"), [("soft_prompt", {"place": "infix"}), ("prefix", {"place": "infix"})])
-def test_equal_with_tokens_between_prompt_and_choice(name: str, settings: dict[str, Any], taken: dict[str, list[int]]) -> None:
+def test_equal_with_tokens_between_prompt_and_choice(name: str, settings: dict[str, Any], taken: Taken) -> None:
     base = tiny_base("llama")
     adapter = worn(base, name, length=3, **settings)
     found = score(base, PROMPTS, CHOICES, adapter=adapter)
-    assert taken == {"prefixes": [], "packed": []}
+    assert (taken.prefixes, taken.packed) == ([], [])
     for prompt, one in zip(PROMPTS, found, strict=True):
         text = len(base.tokenizer(prompt)["input_ids"])
         with torch.no_grad(), attach(base, adapter) as attached, attached.answering(text):

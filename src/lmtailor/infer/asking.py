@@ -2,7 +2,7 @@
 
 causal             prompt and choice are one text; each token of the choice is predicted from what stands before it
 masked             the prompt has the tokenizer's mask token once; it becomes as many masks as the choice has tokens
-encoder-decoder    the encoder reads the prompt, the decoder writes the choice; behind <extra_id_0>, if the prompt has it
+encoder-decoder    the encoder reads the prompt, the decoder writes the choice; T5's fills <extra_id_0>, if the prompt has it
 """
 
 from collections.abc import Sequence
@@ -14,15 +14,15 @@ from transformers import PreTrainedTokenizerBase
 
 from lmtailor.base.base import Base
 from lmtailor.core.errors import InputError, UnsupportedError
-from lmtailor.readouts.batch import Encoded, InputForm
+from lmtailor.readouts.batch import Encoded
+from lmtailor.readouts.cutting import Gapped
+from lmtailor.readouts.gaps import CausalGap, DecoderGap, Gap, MaskedGap
 from lmtailor.readouts.pattern import parse_pattern
 from lmtailor.readouts.prompts import MaskedPrompter, first_tokens
 from lmtailor.readouts.readout import input_form
 from lmtailor.readouts.runs import Run, plan_runs
+from lmtailor.readouts.seq2seq import decoder_start, resolve_fill
 from lmtailor.readouts.words import LabelWord, plain_ids
-
-SENTINEL = "<extra_id_0>"
-"""T5's token for the gap."""
 
 _AROUND = parse_pattern("{before}{mask}{after}")
 
@@ -81,18 +81,17 @@ def _causal(base: Base, questions: Sequence[Question]) -> list[Asked]:
     wholes = iter(_tokenised(tokenizer, [question.prompt + choice for question in questions for choice in question.choices]))
     out = []
     for question, head in zip(questions, heads, strict=True):
-        pieces = tuple(_behind(tokenizer, question, choice, head, next(wholes)) for choice in question.choices)
-        text = special + head
-        if not text:
+        pieces = [_behind(tokenizer, question, choice, head, next(wholes)) for choice in question.choices]
+        text = Gapped(ids=special + head, gap=len(special + head))
+        if not text.gap:
             raise InputError(f"{_upper(question.name)} is empty, and a causal model answers only to something. Give it a text.")
-        runs = _runs(question, pieces, None)
-        out.append(_asked(base, question, pieces, runs, [text + run.filling for run in runs], len(text) - 1))
+        out.append(_asked(base, question, text, CausalGap(), pieces))
     return out
 
 
 def _masked(base: Base, questions: Sequence[Question]) -> list[Asked]:
     tokenizer, prompter = base.tokenizer, MaskedPrompter(base.tokenizer, _AROUND)
-    mask, form, out = str(tokenizer.mask_token), input_form(base), []
+    mask, gap, out = str(tokenizer.mask_token), MaskedGap(int(tokenizer.mask_token_id)), []
     for question in questions:
         parts = question.prompt.split(mask)
         if len(parts) != 2:
@@ -102,31 +101,24 @@ def _masked(base: Base, questions: Sequence[Question]) -> list[Asked]:
         head = plain_ids(tokenizer, parts[0].removesuffix(" "))
         wholes = _tokenised(tokenizer, [parts[0] + choice for choice in question.choices])
         pairs = zip(question.choices, wholes, strict=True)
-        pieces = tuple(_behind(tokenizer, question, choice, head, whole) for choice, whole in pairs)
-        runs = _runs(question, pieces, tokenizer.mask_token_id)
-        before, after = text.ids[: text.gap], text.ids[text.gap + 1 :]
-        sequences = [before + run.filling + after for run in runs]
-        out.append(_asked(base, question, pieces, runs, sequences, text.gap, form=form))
+        pieces = [_behind(tokenizer, question, choice, head, whole) for choice, whole in pairs]
+        out.append(_asked(base, question, text, gap, pieces))
     return out
 
 
 def _written(base: Base, questions: Sequence[Question]) -> list[Asked]:
-    tokenizer, form = base.tokenizer, input_form(base)
-    special, vocabulary, out = first_tokens(tokenizer), tokenizer.get_vocab(), []
+    tokenizer, form, out = base.tokenizer, input_form(base), []
+    answers = DecoderGap(decoder_start(base, form, "answer"))
+    spans = DecoderGap(decoder_start(base, form, "span")) if resolve_fill(base, "auto") == "span" else None
     texts = _tokenised(tokenizer, [question.prompt for question in questions], special=True)
-    for question, text in zip(questions, texts, strict=True):
-        if not text:
+    for question, ids in zip(questions, texts, strict=True):
+        if not question.prompt:
             raise InputError(f"{_upper(question.name)} is empty, so the encoder has nothing to read. Give it a text.")
-        gap = vocabulary.get(SENTINEL)
-        lead = (text[-1] if form.decoder_start is None else form.decoder_start, *special)
-        lead += () if gap is None or gap not in text else (gap,)
-        wholes = _tokenised(tokenizer, list(question.choices))
-        pieces = tuple(
-            _behind(tokenizer, question, choice, (), whole) for choice, whole in zip(question.choices, wholes, strict=True)
-        )
-        runs = _runs(question, pieces, None)
-        fed = [lead + run.filling for run in runs]
-        out.append(_asked(base, question, pieces, runs, [text] * len(runs), len(lead) - 1, decoder=fed))
+        wholes = [plain_ids(tokenizer, choice, target=True) for choice in question.choices]
+        pairs = zip(question.choices, wholes, strict=True)
+        pieces = [_behind(tokenizer, question, choice, (), whole) for choice, whole in pairs]
+        gap = answers if spans is None or spans.start[-1] not in ids else spans
+        out.append(_asked(base, question, Gapped(ids=ids, gap=len(ids)), gap, pieces))
     return out
 
 
@@ -154,40 +146,29 @@ def _behind(
     return pieces
 
 
-def _runs(question: Question, pieces: Sequence[tuple[int, ...]], mask_id: int | None) -> tuple[Run, ...]:
+def _asked(base: Base, question: Question, text: Gapped, gap: Gap, pieces: Sequence[tuple[int, ...]]) -> Asked:
+    """A question whose choices fill a gap of its text."""
     words = [
         LabelWord(label=i, word=word, pieces=own) for i, (word, own) in enumerate(zip(question.choices, pieces, strict=True))
     ]
-    return plan_runs(words, mask_id)
-
-
-def _asked(
-    base: Base,
-    question: Question,
-    pieces: tuple[tuple[int, ...], ...],
-    runs: tuple[Run, ...],
-    sequences: Sequence[tuple[int, ...]],
-    start: int,
-    *,
-    decoder: Sequence[tuple[int, ...]] | None = None,
-    form: InputForm | None = None,
-) -> Asked:
-    """A question whose choices are read from one position on."""
-    longest = max(map(len, (*sequences, *(decoder or ()))))
+    runs = plan_runs(words, gap.mask_id)
+    filled = [gap.fill(text, run.filling) for run in runs]
+    decoder = tuple(one.decoder for one in filled if one.decoder is not None)
+    longest = max(len(ids) for one in filled for ids in (one.sequence, one.decoder or ()))
     if longest > base.max_length:
         raise InputError(
             f"{_upper(question.name)} has {longest} tokens with its longest choice, but the model takes {base.max_length}. "
             "Shorten it."
         )
+    spots = [[range(one.first, one.first + len(pieces[i])) for i in run.words] for one, run in zip(filled, runs, strict=True)]
     item = Encoded(
-        sequences=tuple(sequences),
-        segments=tuple((0,) * len(sequence) for sequence in sequences) if form is not None and form.segments else None,
-        read=tuple(tuple(start + i for word in run.words for i in range(len(pieces[word]))) for run in runs),
-        targets=tuple(tuple(piece for word in run.words for piece in pieces[word]) for run in runs),
-        decoder=None if decoder is None else tuple(decoder),
+        sequences=tuple(one.sequence for one in filled),
+        decoder=decoder or None,
+        read=tuple(tuple(spot for spots_of_word in own for spot in spots_of_word) for own in spots),
+        targets=tuple(tuple(piece for i in run.words for piece in pieces[i]) for run in runs),
         id=question.name,
     )
-    return Asked(item=item, pieces=pieces, runs=runs)
+    return Asked(item=item, pieces=tuple(pieces), runs=runs)
 
 
 def _upper(name: str) -> str:

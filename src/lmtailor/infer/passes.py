@@ -16,6 +16,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from lmtailor.base.states import States
 from lmtailor.edits.attach import Attached
 from lmtailor.infer.packing import pack, packs
+from lmtailor.store.adapter import virtual_tokens
 
 
 def states_of(
@@ -25,7 +26,6 @@ def states_of(
     *,
     slots: Sequence[int] | None = None,
     answer_N: Tensor | None = None,
-    before: int = 0,
 ) -> States:
     """The states of a batch's sequences (N, T, H), as `Attached.states` gives them.
 
@@ -35,11 +35,9 @@ def states_of(
         sizes: how many sequences, one after the other, each example has.
         slots: the adapter of each example; None where one serves all rows.
         answer_N: where answers begin.
-        before: tokens and virtual tokens that stand before every sequence.
     """
     several = max(sizes) > 1 and not torch.is_grad_enabled()
-    all_edits = [adapter.edits for adapter in attached.adapters]
-    if several and all(packs(attached.base, edits, before + inputs["input_ids"].shape[1]) for edits in all_edits):
+    if several and _packs(attached, inputs["input_ids"].shape[1]):
         packed = pack(inputs, sizes, attached.base.dtype)
         if packed is not None:
             with _rows(attached, slots):
@@ -54,6 +52,15 @@ def states_of(
 
 def _rows(attached: Attached, slots: Sequence[int] | None) -> AbstractContextManager[None]:
     return nullcontext() if slots is None else attached.narrowed(slots)
+
+
+def _packs(attached: Attached, tokens: int) -> bool:
+    """Whether sequences of so many tokens may be packed under every adapter."""
+    prompts = [() if adapter.reading is None else adapter.reading.prompt() for adapter in attached.adapters]
+    return all(
+        packs(attached.base, adapter.edits, virtual_tokens(adapter.edits) + len(prompt) + tokens)
+        for adapter, prompt in zip(attached.adapters, prompts, strict=True)
+    )
 
 
 def _one_encoding(attached: Attached, inputs: Mapping[str, Tensor], sizes: Sequence[int]) -> bool:

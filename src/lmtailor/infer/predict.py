@@ -9,7 +9,7 @@ from torch import Tensor
 from lmtailor.base.base import Base
 from lmtailor.core.errors import InputError
 from lmtailor.edits.attach import attach
-from lmtailor.infer.score import Progress
+from lmtailor.infer.score import Progress, by_length, score_items
 from lmtailor.infer.shared import score_together
 from lmtailor.readouts.batch import Encoded
 from lmtailor.readouts.readout import Reading
@@ -62,15 +62,9 @@ def predict(
     items = [
         readings[slot].encode(as_example(raw, readings[slot], i)) for i, (slot, raw) in enumerate(zip(slots, inputs, strict=True))
     ]
-    whole = not all(adapter.edits.shares_batch for adapter in many)
-    order = sorted(range(len(items)), key=lambda i: (slots[i] if whole else 0, -items[i].length, i))
-    answers: dict[int, Answer] = {}
-    for chunk in _chunks(order, slots, batch_size, split=whole):
-        scores = _scores(base, many, readings, [slots[i] for i in chunk], [items[i] for i in chunk])
-        answers.update((i, answer(readings[slots[i]], row, cut=items[i].cut)) for i, row in zip(chunk, scores, strict=True))
-        if progress is not None:
-            progress(len(answers), len(items))
-    return [answers[i] for i in range(len(items))]
+    apart = len(set(slots)) == 1 or not all(adapter.edits.shares_batch for adapter in many)
+    scores = (_apart if apart else _together)(base, many, readings, slots, items, batch_size, progress)
+    return [answer(readings[slot], row, cut=item.cut) for slot, row, item in zip(slots, scores, items, strict=True)]
 
 
 def as_example(raw: RawInput, reading: Reading, number: int) -> Example:
@@ -102,27 +96,51 @@ def answer(reading: Reading, scores_C: Tensor, *, cut: int = 0) -> Answer:
     return Answer(label=reading.labels[best], value=None, scores=dict(zip(reading.labels, shares, strict=True)), cut=cut)
 
 
-def _scores(base: Base, adapters: list[Adapter], readings: list[Reading], slots: list[int], items: list[Encoded]) -> list[Tensor]:
-    """Scores of one batch, row by row, in the order of `items`."""
-    groups = {slot: [i for i, own in enumerate(slots) if own == slot] for slot in dict.fromkeys(slots)}
-    batches = [readings[slot].collate([items[i] for i in members]).to(base.device) for slot, members in groups.items()]
-    chosen = [adapters[slot] for slot in groups]
-    with torch.no_grad(), attach(base, chosen, range(len(chosen))) as attached:
-        scored = score_together(attached, range(len(chosen)), batches, readings[slots[0]].form)
+def _apart(
+    base: Base,
+    adapters: Sequence[Adapter],
+    readings: Sequence[Reading],
+    slots: Sequence[int],
+    items: Sequence[Encoded],
+    batch_size: int,
+    progress: Progress | None,
+) -> list[Tensor]:
+    """Scores of each input, adapter by adapter."""
     out: dict[int, Tensor] = {}
-    for members, (scores, _) in zip(groups.values(), scored, strict=True):
-        out.update(zip(members, scores.float().cpu(), strict=True))
+    for slot in dict.fromkeys(slots):
+        own = [i for i, chosen in enumerate(slots) if chosen == slot]
+        tell = None if progress is None else _beyond(progress, len(out), len(items))
+        edits, chosen_items = adapters[slot].edits, [items[i] for i in own]
+        scores = score_items(base, edits, readings[slot], chosen_items, batch_size=batch_size, progress=tell)
+        out.update(zip(own, scores, strict=True))
     return [out[i] for i in range(len(items))]
 
 
-def _chunks(order: list[int], slots: list[int], size: int, *, split: bool) -> list[list[int]]:
-    """Batches in this order; if adapters cannot share one, each batch has one adapter."""
-    chunks: list[list[int]] = []
-    for i in order:
-        if not chunks or len(chunks[-1]) == size or (split and slots[chunks[-1][0]] != slots[i]):
-            chunks.append([])
-        chunks[-1].append(i)
-    return chunks
+def _beyond(progress: Progress, before: int, total: int) -> Progress:
+    return lambda done, _: progress(before + done, total)
+
+
+def _together(
+    base: Base,
+    adapters: Sequence[Adapter],
+    readings: Sequence[Reading],
+    slots: Sequence[int],
+    items: Sequence[Encoded],
+    batch_size: int,
+    progress: Progress | None,
+) -> list[Tensor]:
+    """Scores of each input, in batches of all adapters."""
+    out: dict[int, Tensor] = {}
+    with torch.no_grad(), attach(base, adapters, slots) as attached:
+        for chunk in by_length(items, batch_size):
+            groups = {slot: [i for i in chunk if slots[i] == slot] for slot in dict.fromkeys(slots[i] for i in chunk)}
+            batches = [readings[slot].collate([items[i] for i in own]).to(base.device) for slot, own in groups.items()]
+            scored = score_together(attached, list(groups), batches, readings[slots[chunk[0]]].form)
+            for own, (scores, _) in zip(groups.values(), scored, strict=True):
+                out.update(zip(own, scores.float().cpu(), strict=True))
+            if progress is not None:
+                progress(len(out), len(items))
+    return [out[i] for i in range(len(items))]
 
 
 def _slots(adapters: list[Adapter], inputs: Sequence[RawInput], rows: Sequence[int] | None) -> list[int]:

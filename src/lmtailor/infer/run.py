@@ -19,7 +19,6 @@ from lmtailor.infer.packing import by_position
 from lmtailor.infer.passes import states_of
 from lmtailor.infer.prefix_groups import PrefixGroup, prefix_groups, shared_length
 from lmtailor.readouts.batch import Batch, Encoded
-from lmtailor.store.adapter import virtual_tokens
 
 Divide = Callable[[Sequence[Encoded]], Iterable[list[int]]]
 """From examples to batches of their numbers."""
@@ -92,12 +91,11 @@ def run(
     for group in groups_of(base, edits, items):
         own = [_without(items[i], group.length) for i in group.members]
         led = Led(own=reading, ids=items[group.members[0]].sequences[0][: group.length])
-        before = virtual_tokens(edits) + len(led.prompt())
         with torch.no_grad(), attach(base, Attaching(edits=edits, reading=led)) as attached:
             for chosen in divide(own):
                 batch = reading.collate([own[i] for i in chosen]).to(base.device)
                 sizes = [batch.per_row] * batch.size
-                states = states_of(attached, batch.inputs, sizes, answer_N=batch.answer_N, before=before)
+                states = states_of(attached, batch.inputs, sizes, answer_N=batch.answer_N)
                 keep([group.members[i] for i in chosen], attached.scores(0, states, batch).float().cpu())
 
 

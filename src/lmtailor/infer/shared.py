@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from lmtailor.edits.attach import Attached
+from lmtailor.infer.passes import states_of
 from lmtailor.readouts.batch import Batch, InputForm, join
 from lmtailor.readouts.readout import take_rows
 
@@ -22,9 +23,9 @@ def score_together(
         training: whether dropout of readouts acts.
     """
     joined = join(batches, form)
-    rows = [slot for slot, part in zip(slots, joined.parts, strict=True) for _ in range(part.mask_NT.shape[0])]
-    with attached.narrowed(rows):
-        states = attached.states(joined.inputs, joined.answer_N)
+    per_example = [(slot, part.per_row) for slot, part in zip(slots, joined.parts, strict=True) for _ in range(part.size)]
+    owners, sizes = zip(*per_example, strict=True)
+    states = states_of(attached, joined.inputs, sizes, slots=owners, answer_N=joined.answer_N)
     return [
         (attached.scores(slot, take_rows(states, own), part, training=training), part)
         for slot, part, own in zip(slots, joined.parts, joined.rows, strict=True)
