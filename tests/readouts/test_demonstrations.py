@@ -51,6 +51,51 @@ def test_balance_and_orders() -> None:
     assert set(drawn(k=5, order="as_given")) == set(drawn(k=5)) == set(drawn(k=5, order="by_class"))
 
 
+def test_another_order_of_the_same_draw() -> None:
+    orders = {tuple(drawn(k=6, seed=3, order_seed=seed)) for seed in range(6)}
+    assert len(orders) == 6
+    assert {frozenset(one) for one in orders} == {frozenset(drawn(k=6, seed=3))}
+    assert drawn(k=6, seed=3, order_seed=1) == drawn(k=6, seed=3, order_seed=1)
+    with pytest.raises(InputError, match="order_seed draws a random order, and order is by_class"):
+        Demonstrations(k=1, order="by_class", order_seed=1)
+
+
+def test_sets_are_drawn_apart_and_the_first_is_that_of_one() -> None:
+    several = drawn(k=2, sets=3, seed=3)
+    assert len(several) == 6
+    assert several[:2] == drawn(k=2, seed=3)
+    assert len({frozenset(several[i : i + 2]) for i in (0, 2, 4)}) > 1
+    balanced = drawn(k=2, per_class=True, sets=2)
+    assert [sorted(label for _, label in balanced[i : i + 4]) for i in (0, 4)] == [["neg", "neg", "pos", "pos"]] * 2
+
+
+@pytest.mark.parametrize(("key", "pattern"), [("bert", "{sentence} It was {mask}."), ("gpt2", "{sentence} It was {mask}")])
+def test_each_set_is_a_reading_of_its_own(key: str, pattern: str) -> None:
+    reading = bound(key, pattern, Demonstrations(k=2, sets=3))
+    variants = reading.variants()
+    assert [one.demonstrations for one in variants] == [shown_of(reading)[i : i + 2] for i in (0, 2, 4)]
+    for one in variants:
+        alone = one.readout.bind(tiny_base(key), SENTIMENT, None)
+        assert alone.encode(sentences()[0]) == one.encode(sentences()[0])
+        assert alone.prompt() == one.prompt()
+        assert one.variants() == (one,)
+    assert len({(*one.encode(sentences()[0]).sequences, one.prompt()) for one in variants}) > 1
+    stored = from_mapping(Verbalizer, to_mapping(reading.readout)).bind(tiny_base(key), SENTIMENT, None)
+    assert [one.demonstrations for one in stored.variants()] == [one.demonstrations for one in variants]
+    for use in (lambda: reading.encode(sentences()[0]), reading.prompt):
+        with pytest.raises(InputError, match=r"averages over 3 sets of demonstrations.*variants\(\)"):
+            use()
+    with pytest.raises(InputError, match=r"shows one set of demonstrations, and these are 3.*Fit with sets=1"):
+        reading.check_fit()
+
+
+def shown_of(reading: VerbalizerReading) -> tuple[Shown, ...]:
+    """All sets in the settings."""
+    assert isinstance(reading.readout, Verbalizer)
+    assert reading.readout.demonstrations is not None
+    return reading.readout.demonstrations.shown or ()
+
+
 def test_too_few_examples() -> None:
     with pytest.raises(InputError, match="13 demonstrations are asked for, but train has 12 labelled examples"):
         drawn(k=13)
@@ -153,6 +198,10 @@ def test_bad_settings() -> None:
         Demonstrations(k=2, shown=(one,))
     with pytest.raises(InputError, match="3 demonstrations are given, but k is 2 a label"):
         Demonstrations(k=2, per_class=True, shown=(one,) * 3)
+    with pytest.raises(InputError, match="3 demonstrations are given, but k is 2 in each of 2 sets"):
+        Demonstrations(k=2, sets=2, shown=(one,) * 3)
+    with pytest.raises(InputError, match="at least 1 set; found 0"):
+        Demonstrations(k=2, sets=0)
     with pytest.raises(InputError, match=r"no task is given|Give the task"):
         Verbalizer("{sentence} {mask}", WORDS, demonstrations=Demonstrations(k=1)).bind(tiny_base("gpt2"), SENTIMENT, None)
 

@@ -8,7 +8,7 @@ how far apart the probabilities are; here q is W p made to sum to 1.) For words 
 encoder-decoders p is made of their scores in the same way.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lmtailor.core.errors import InputError
 
@@ -30,3 +30,7 @@ class Calibration:
         for row in self.shares or ():
             if not all(0 < share <= 1 for share in row):
                 raise InputError(f"Shares of labels are above 0 and at most 1; found {list(row)}.")
+
+    def of_set(self, number: int) -> "Calibration":
+        """That of one set of demonstrations."""
+        return self if self.shares is None else replace(self, shares=(self.shares[number],))

@@ -193,6 +193,10 @@ class HeadReading:
         """Nothing stands before the input."""
         return ()
 
+    def variants(self) -> tuple["HeadReading", ...]:
+        """Itself."""
+        return (self,)
+
     def check_fit(self) -> None:
         """A head is there to be trained."""
 

@@ -1,12 +1,13 @@
 """Prompters for one pattern and any demonstrations, and whether these fit."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from transformers import PreTrainedTokenizerBase
 
 from lmtailor.core.errors import InputError
+from lmtailor.readouts.cutting import Gapped
 from lmtailor.readouts.demonstrations import Demonstrations, Shown
 from lmtailor.readouts.pattern import Pattern
 from lmtailor.readouts.prompts import AnswerPrompter, CausalPrompter, MaskedPrompter, Prompter, solved
@@ -39,10 +40,18 @@ class Prompting:
             return AnswerPrompter(self.tokenizer, self.pattern, lead, self.trigger)
         return MaskedPrompter(self.tokenizer, self.pattern, lead, SENTINEL if self.style == "span" else None, self.trigger)
 
+    def tokens(self, shown: Sequence[Shown], values: Mapping[str, str]) -> Gapped:
+        """The whole input behind these demonstrations, with nothing apart as a prompt."""
+        prompter = self.of(shown)
+        lead, text = prompter.prompt(), prompter.tokens(values)
+        return replace(
+            text, ids=lead + text.ids, gap=len(lead) + text.gap, slots=tuple(len(lead) + place for place in text.slots)
+        )
+
     def fits(self, shown: Sequence[Shown], limit: int) -> bool:
         """Whether an input with one token in each column and these demonstrations has at most `limit` tokens."""
-        prompter, fields = self.of(shown), self.pattern.fields
-        return len(prompter.prompt()) + len(prompter.tokens(dict.fromkeys(fields, "")).ids) + len(fields) <= limit
+        fields = self.pattern.fields
+        return len(self.tokens(shown, dict.fromkeys(fields, "")).ids) + len(fields) <= limit
 
     def check_fits(self, shown: Sequence[Shown], limit: int, settings: Demonstrations | None) -> None:
         """See that demonstrations leave room for an input.

@@ -70,6 +70,9 @@ class Reading(Protocol):
     def prompt(self) -> tuple[int, ...]:
         """Token ids that stand before every input: attach them once, as a prefix."""
 
+    def variants(self) -> Sequence["Reading"]:
+        """Readings that answer apart, whose probabilities are then averaged; itself where there is one."""
+
     def check_fit(self) -> None:
         """See that what it answers can be trained.
 

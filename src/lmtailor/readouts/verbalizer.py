@@ -34,6 +34,7 @@ from lmtailor.readouts.prompting import Prompting, Style
 from lmtailor.readouts.readout import input_form, input_limit
 from lmtailor.readouts.runs import plan_runs
 from lmtailor.readouts.seq2seq import Fill, decoder_start, resolve_fill
+from lmtailor.readouts.similar import Chooser, Neighbours
 from lmtailor.readouts.slots import check_trigger, trigger_ids
 from lmtailor.readouts.verbalizer_reading import VerbalizerReading
 from lmtailor.readouts.word_scores import Aggregate, Normalise, Scoring
@@ -89,6 +90,13 @@ class Verbalizer:
             self._check_measured("calibration.shares", self.calibration.shares, len(self.words), "label")
         if self.prior is not None and self.normalise != "pmi":
             raise InputError(f"A prior belongs to normalise=pmi; found normalise={self.normalise}. Leave prior out.")
+        chooses = self.demonstrations is not None and self.demonstrations.similar is not None
+        if chooses and (self.calibration is not None or self.normalise == "pmi"):
+            what = "calibration" if self.calibration is not None else "normalise=pmi"
+            raise InputError(
+                f"{what} is measured behind the prompt that all inputs have, and with similar demonstrations each has its own. "
+                "Show fixed demonstrations, or leave it out."
+            )
 
     def bind(
         self, base: Base, labels: LabelSet, rng: Generator | None, task: Task | None = None, *, reserve: int = 0
@@ -100,10 +108,25 @@ class Verbalizer:
             UnsupportedError: regression, a model without LM head, or a setting that has no meaning for the model.
         """
         check_base(base, labels)
-        fill = resolve_fill(base, self.fill)
         pattern = parse_pattern(self.pattern)
         pattern.check_columns(labels.columns)
         check_labels(self.words, labels.labels)
+        settings = self.demonstrations
+        if settings is None:
+            return self._bound(base, labels, pattern, None, reserve)
+        shown = self._shown(settings, pattern, labels, task)
+        neighbours = None
+        if settings.similar is not None:
+            neighbours = Neighbours(settings.similar.encoder, shown, labels, pattern.fields, str(base.device))
+        whole = replace(self, demonstrations=replace(settings, shown=shown))
+        variants = tuple(whole._of_set(n)._bound(base, labels, pattern, neighbours, reserve) for n in range(settings.sets))
+        return variants[0] if len(variants) == 1 else replace(variants[0], readout=whole, averaged=variants)
+
+    def _bound(
+        self, base: Base, labels: LabelSet, pattern: Pattern, neighbours: Neighbours | None, reserve: int
+    ) -> VerbalizerReading:
+        """The reading of one set of demonstrations, or of those that are chosen for each input."""
+        fill = resolve_fill(base, self.fill)
         words = label_words(base.tokenizer, pattern, self.words, labels.labels, alone=fill == "answer")
         form = input_form(base)
         gap: Gap = CausalGap()
@@ -113,29 +136,32 @@ class Verbalizer:
         elif base.kind == "encoder":
             gap, style = MaskedGap(_mask_id(base)), "masked"
         limit = _limit(base, self.max_length, reserve, gap, words)
-        shown = self._shown(pattern, labels, task)
         prompting = self._prompting(base, pattern, style)
-        prompting.check_fits(shown, limit, self.demonstrations)
-        prompter = prompting.of(shown)
-        settings = None if self.demonstrations is None else replace(self.demonstrations, shown=shown)
+        settings, chooser = self.demonstrations, None
+        shown = () if settings is None else settings.shown or ()
+        if neighbours is not None and settings is not None:
+            chooser = Chooser(settings=settings, neighbours=neighbours)
+        fixed = () if chooser is not None else shown
+        prompting.check_fits(fixed, limit, settings)
+        prompter = prompting.of(fixed)
+        own = () if chooser is not None else prompter.prompt()
         return VerbalizerReading(
-            readout=replace(self, demonstrations=settings),
+            readout=self,
             label_set=labels,
             form=form,
             prompter=prompter,
+            prompting=prompting,
             pattern=pattern,
             scoring=self._scoring(words, len(labels.labels)),
             demonstrations=shown,
-            limit=limit - len(prompter.prompt()),
+            limit=limit - len(own),
             gap=gap,
-            prompt_ids=prompter.prompt(),
+            prompt_ids=own,
             runs=plan_runs(words, gap.mask_id),
+            chooser=chooser,
         )
 
-    def _shown(self, pattern: Pattern, labels: LabelSet, task: Task | None) -> tuple[Shown, ...]:
-        settings = self.demonstrations
-        if settings is None:
-            return ()
+    def _shown(self, settings: Demonstrations, pattern: Pattern, labels: LabelSet, task: Task | None) -> tuple[Shown, ...]:
         if settings.shown is not None:
             check_shown(settings.shown, labels, pattern.fields)
             return settings.shown
@@ -144,6 +170,17 @@ class Verbalizer:
                 "Demonstrations are drawn from a task's training split. Give the task, or the demonstrations (shown=…)."
             )
         return choose(settings, task.split("train"), labels, pattern.fields)
+
+    def _of_set(self, number: int) -> "Verbalizer":
+        """The settings that would give one of several sets of demonstrations alone."""
+        settings = self.demonstrations
+        assert settings is not None
+        return replace(
+            self,
+            demonstrations=settings.of_set(number),
+            prior=None if self.prior is None else (self.prior[number],),
+            calibration=None if self.calibration is None else self.calibration.of_set(number),
+        )
 
     def _scoring(self, words: tuple[LabelWord, ...], labels: int) -> Scoring:
         shares = None if self.calibration is None else self.calibration.shares
@@ -171,10 +208,11 @@ class Verbalizer:
         """See that measured numbers, which a file may hold, fit the words."""
         if rows is None:
             return
-        if len(rows) != 1 or any(len(row) != numbers for row in rows):
+        sets = 1 if self.demonstrations is None else self.demonstrations.sets
+        if len(rows) != sets or any(len(row) != numbers for row in rows):
             raise InputError(
-                f"{name} must have one row, with one number a {what} ({numbers}); found {[len(row) for row in rows]} numbers. "
-                "Leave it out to have it measured."
+                f"{name} must have a row for each set of demonstrations ({sets}), with one number a {what} ({numbers}); found "
+                f"rows of {[len(row) for row in rows]} numbers. Leave it out to have it measured."
             )
 
 

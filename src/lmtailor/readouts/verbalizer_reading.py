@@ -3,6 +3,7 @@
 Shapes: B examples, W label words, C labels.
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -12,14 +13,16 @@ from lmtailor.base.base import Base
 from lmtailor.base.states import States
 from lmtailor.core.errors import InputError
 from lmtailor.readouts.batch import Batch, Encoded, InputForm, collate
-from lmtailor.readouts.cutting import tokenise_within
+from lmtailor.readouts.cutting import Tokenise, tokenise_within
 from lmtailor.readouts.demonstrations import Shown
 from lmtailor.readouts.gaps import CausalGap, Gap
 from lmtailor.readouts.labels import LabelSet, column_texts
 from lmtailor.readouts.pattern import Pattern
+from lmtailor.readouts.prompting import Prompting
 from lmtailor.readouts.prompts import Prompter
 from lmtailor.readouts.readout import Readout, check_parameters, virtual_tokens
 from lmtailor.readouts.runs import Run
+from lmtailor.readouts.similar import Chooser
 from lmtailor.readouts.word_scores import Scoring, many_tokens, one_token
 from lmtailor.readouts.words import LabelWord
 from lmtailor.tasks.example import Example
@@ -34,6 +37,7 @@ class VerbalizerReading:
     label_set: LabelSet
     form: InputForm
     prompter: Prompter
+    prompting: Prompting
     pattern: Pattern
     scoring: Scoring
     demonstrations: tuple[Shown, ...] = ()
@@ -44,6 +48,10 @@ class VerbalizerReading:
     prompt_ids: tuple[int, ...]
     runs: tuple[Run, ...]
     """The sequences of an example."""
+    chooser: Chooser | None = None
+    """Chooses the demonstrations of each input."""
+    averaged: tuple["VerbalizerReading", ...] = ()
+    """One reading for each set of demonstrations, where there are several."""
 
     @property
     def words(self) -> tuple[LabelWord, ...]:
@@ -90,19 +98,29 @@ class VerbalizerReading:
         return self
 
     def prompt(self) -> tuple[int, ...]:
-        """The demonstrations in causal models; nothing elsewhere, where they are part of each input."""
+        """The demonstrations in causal models; nothing where they are part of each input.
+
+        Raises:
+            InputError: it averages over several sets.
+        """
+        self._check_one()
         return self.prompt_ids
 
     def variants(self) -> tuple["VerbalizerReading", ...]:
-        """Itself."""
-        return (self,)
+        """See `Reading.variants`: a reading for each set of demonstrations."""
+        return self.averaged or (self,)
 
     def check_fit(self) -> None:
         """See `Reading.check_fit`.
 
         Raises:
-            InputError: it is calibrated or asks for PMI.
+            InputError: it is calibrated, asks for PMI, or averages over sets of demonstrations.
         """
+        if self.averaged:
+            raise InputError(
+                f"A fit shows one set of demonstrations, and these are {len(self.averaged)}: probabilities that are averaged "
+                "over prompts are no scores of one run. Fit with sets=1."
+            )
         if self.scoring.calibrates or self.scoring.normalise == "pmi":
             what = "calibration" if self.scoring.calibrates else "normalise=pmi"
             raise InputError(
@@ -114,11 +132,18 @@ class VerbalizerReading:
         """An example as one sequence, or as several where words of several tokens need runs of their own.
 
         Raises:
-            InputError: a column is missing, or the text does not fit.
+            InputError: a column is missing, the text does not fit, or it averages over several sets.
         """
+        self._check_one()
         values = column_texts(example, self.pattern.fields)
-        tokenizer = self.prompter.tokenizer
-        text = tokenise_within(self.prompter.tokens, values, tokenizer, self.limit, marked=self.pattern.cut, name=example.id)
+        text = tokenise_within(
+            self._tokenise(values),
+            values,
+            self.prompter.tokenizer,
+            self.limit,
+            marked=self.pattern.cut,
+            name=example.id,
+        )
         if not text.gap:
             raise InputError(f"Nothing stands before the gap in example {example.id!r}, and a model answers only to something.")
         filled = [self.gap.fill(text, run.filling) for run in self.runs]
@@ -158,6 +183,21 @@ class VerbalizerReading:
         if self.single:
             return one_token(base, states, batch, self.words, normalised=normalised)
         return many_tokens(base, states, batch, self.words, self.runs)
+
+    def _tokenise(self, values: Mapping[str, str]) -> Tokenise:
+        """How the texts of one input become tokens."""
+        if self.chooser is None:
+            return self.prompter.tokens
+        shown = self.chooser.shown(values)
+        self.prompting.check_fits(shown, self.limit, self.chooser.settings)
+        return functools.partial(self.prompting.tokens, shown)
+
+    def _check_one(self) -> None:
+        if self.averaged:
+            raise InputError(
+                f"This verbalizer averages over {len(self.averaged)} sets of demonstrations, each a prompt of its own. Run each "
+                "of its variants(), as predict and evaluate do."
+            )
 
     def _spots(self, first: int, run: Run) -> tuple[int, ...]:
         """The positions whose states predict the run's words, word by word; of words of one token the one for all."""
