@@ -19,7 +19,21 @@ from lmtailor.cli import say
 from lmtailor.cli.ending import BROKEN_PIPE, INTERRUPTED, ending
 from lmtailor.core.version import __version__
 
-VERBS = ("fit", "adapt", "eval", "predict", "compare", "methods", "strategies", "inspect", "merge", "convert", "export", "doctor")
+VERBS = (
+    "fit",
+    "adapt",
+    "eval",
+    "predict",
+    "score",
+    "compare",
+    "methods",
+    "strategies",
+    "inspect",
+    "merge",
+    "convert",
+    "export",
+    "doctor",
+)
 """In the order in which help lists them."""
 
 GOES_ON = ("fit", "adapt", "compare")

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 from lmtailor.core.errors import DataError, InputError, near
 from lmtailor.tasks.cells import text_cells
@@ -15,6 +15,8 @@ ADAPTER = "adapter"
 """Columns of a table that are no texts: a row's name, and the adapter that is to answer it."""
 
 LINES = ".txt"
+
+ItemT = TypeVar("ItemT")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,22 +50,32 @@ def from_lines(stream: BinaryIO, columns: Sequence[str], source: str, encoding: 
         InputError: an encoding that does not exist.
         DataError: a line that is not in the encoding, is empty, or has not one text for each column.
     """
-    for number, line in enumerate(stream, start=1):
-        place = f"{source}, line {number}"
-        try:
-            text = line.decode(encoding).removeprefix("\ufeff").rstrip("\r\n")
-        except LookupError:
-            raise InputError(f"There is no encoding {encoding!r}. Common ones are utf-8, latin-1 and cp1252.") from None
-        except UnicodeDecodeError as error:
-            raise DataError(
-                f"{place} is not {encoding}: byte 0x{line[error.start]:02x}. Name what it is with --encoding."
-            ) from error
+    for number, (place, text) in enumerate(lines_of(stream, source, encoding), start=1):
         texts = text.split("\t") if len(columns) > 1 else [text]
         if len(texts) != len(columns):
             raise DataError(
                 f"{place} has {len(texts)} texts, but the adapter reads {' and '.join(columns)}: put a tab between them."
             )
         yield _input(number, texts, columns, place)
+
+
+def lines_of(stream: BinaryIO, source: str, encoding: str = "utf-8") -> Iterator[tuple[str, str]]:
+    """The place of each line, for messages, and its text without the line's end; read as they come.
+
+    Raises:
+        InputError: an encoding that does not exist.
+        DataError: a line that is not in the encoding.
+    """
+    for number, line in enumerate(stream, start=1):
+        place = f"{source}, line {number}"
+        try:
+            yield place, line.decode(encoding).removeprefix("\ufeff").rstrip("\r\n")
+        except LookupError:
+            raise InputError(f"There is no encoding {encoding!r}. Common ones are utf-8, latin-1 and cp1252.") from None
+        except UnicodeDecodeError as error:
+            raise DataError(
+                f"{place} is not {encoding}: byte 0x{line[error.start]:02x}. Name what it is with --encoding."
+            ) from error
 
 
 def from_table(
@@ -103,7 +115,7 @@ def from_table(
         )
 
 
-def in_chunks(inputs: Iterable[Input], size: int) -> Iterator[list[Input]]:
+def in_chunks(inputs: Iterable[ItemT], size: int) -> Iterator[list[ItemT]]:
     """The inputs in lists of this length; the last one may be shorter."""
     rest = iter(inputs)
     while chunk := list(islice(rest, size)):

@@ -12,7 +12,7 @@ in nats. Choices of different lengths are not comparable as they are; `normalise
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol
+from typing import Literal, Protocol, get_args
 
 from torch import Tensor
 
@@ -119,13 +119,46 @@ def score(
         InputError: prompts and choices that do not fit each other, the model or its tokenizer; pmi without a domain.
         UnsupportedError: a model without LM head; an adapter that acts by place, and choices of several tokens.
     """
+    questions = _questions(prompts, choices)
+    edits = Edits() if adapter is None else adapter.edits
+    domains = _domains(questions, domain)
+    return score_questions(
+        base, questions, edits=edits, normalise=normalise, domains=domains, batch_tokens=batch_tokens, progress=progress
+    )
+
+
+def score_questions(
+    base: Base,
+    questions: Sequence[Question],
+    *,
+    edits: Edits,
+    normalise: Normalise,
+    domains: Sequence[Question],
+    batch_tokens: int,
+    progress: Progress | None,
+) -> list[Scored]:
+    """`score`, of prompts that messages call by names of their own.
+
+    Args:
+        base: as for `score`.
+        questions: each with at least one choice, and none empty.
+        edits: of the adapter.
+        normalise: as for `score`.
+        domains: pmi: for each question its domain prompt, with the question's choices; else none.
+        batch_tokens: as for `score`.
+        progress: as for `score`.
+
+    Raises:
+        InputError, UnsupportedError: as `score`.
+    """
+    if normalise not in get_args(Normalise):
+        raise InputError(f"normalise is {normalise!r}; it is none, length, bytes or pmi.")
+    if questions and (normalise == "pmi") != bool(domains):
+        raise InputError("A domain prompt goes with normalise='pmi', and pmi with a domain prompt; one of them is missing.")
     if batch_tokens < 1:
         raise InputError(f"batch_tokens is {batch_tokens}; a batch has one token at least.")
-    questions = _questions(prompts, choices)
-    domains = _domains(questions, normalise, domain)
     unique = list({(one.prompt, one.choices): one for one in reversed((*questions, *domains))}.values())
     found = asked(base, unique) if unique else []
-    edits = Edits() if adapter is None else adapter.edits
     _check_places(base, edits, found)
     log_p = _log_p(base, edits, found, batch_tokens, progress)
     number = {(one.prompt, one.choices): i for i, one in enumerate(unique)}
@@ -218,16 +251,12 @@ def _questions(prompts: Sequence[str], choices: Sequence[str] | Sequence[Sequenc
     return questions
 
 
-def _domains(questions: Sequence[Question], normalise: str, domain: str | Sequence[str] | None) -> list[Question]:
-    """For pmi the domain prompt of each question, with its choices.
+def _domains(questions: Sequence[Question], domain: str | Sequence[str] | None) -> list[Question]:
+    """The domain prompt of each question, with its choices; none where none is given.
 
     Raises:
-        InputError: no such normalisation, or a domain that is missing, not asked for, or not one for each.
+        InputError: it is not one for all or one for each.
     """
-    if normalise not in ("none", "length", "bytes", "pmi"):
-        raise InputError(f"normalise is {normalise!r}; it is none, length, bytes or pmi.")
-    if (normalise == "pmi") != (domain is not None):
-        raise InputError("A domain prompt goes with normalise='pmi', and pmi with a domain prompt; one of them is missing.")
     if domain is None:
         return []
     texts = [domain] * len(questions) if isinstance(domain, str) else list(domain)
@@ -235,7 +264,12 @@ def _domains(questions: Sequence[Question], normalise: str, domain: str | Sequen
         raise InputError(
             f"There are {len(questions)} prompts and {len(texts)} domain prompts. Give one for all, or one for each."
         )
-    return [replace(own, name=f"the domain of {own.name}", prompt=text) for own, text in zip(questions, texts, strict=True)]
+    return [domain_of(own, text) for own, text in zip(questions, texts, strict=True)]
+
+
+def domain_of(question: Question, prompt: str) -> Question:
+    """A domain prompt with a question's choices."""
+    return Question(name=f"the domain prompt of {question.name}", prompt=prompt, choices=question.choices)
 
 
 def _scored(
