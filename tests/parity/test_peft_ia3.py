@@ -63,7 +63,6 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         r"feedforward_modules names 'model.*k_proj', but its vector",
     ),
     (dict(target_modules=["k_proj"]), "which target_modules does not name"),
-    (dict(modules_to_save=["lm_head"]), "modules_to_save"),
 ]
 
 

@@ -63,8 +63,8 @@ OURS: list[tuple[str, LoRA | Union]] = [
 ]
 WITHOUT_FORM: list[tuple[str, Union, str]] = [
     ("bert", Union(parts=(LoRA(rank=2), BitFit())), r"PEFT stores biases whole.*export\(..., base=base\)"),
-    ("bert", Union(parts=(LoRA(rank=2), Prefix(length=2))), "no place for prefix beside LoRA"),
-    ("bert", Union(parts=(LoRA(rank=2), LoRA(rank=2, at="block.*.ffn.up"))), "one LoRA in a folder, and this union has 2"),
+    ("bert", Union(parts=(LoRA(rank=2), Prefix(length=2))), "one method, .* this union has lora, prefix"),
+    ("bert", Union(parts=(LoRA(rank=2), LoRA(rank=2, at="block.*.ffn.up"))), "one method, .* this union has lora, lora"),
     ("llama", Union(parts=(LoRA(rank=2), Select(at="block.*.attn.q"))), "PEFT does not adapt .*q_proj"),
     ("gpt2", Union(parts=(LoRA(rank=2), Select(at="embed"))), "is the parameter of several modules of gpt2"),
 ]

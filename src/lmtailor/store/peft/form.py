@@ -13,7 +13,8 @@ from lmtailor.edits.kinds import PromptEdit
 from lmtailor.methods import catalogue, method_name
 from lmtailor.store.adapter import READOUT, Adapter
 from lmtailor.store.outline import Outline
-from lmtailor.store.peft.kind import PeftKind, Target
+from lmtailor.store.peft.beside import Parts, whole_biases, whole_modules
+from lmtailor.store.peft.kind import PREFIX, PeftKind, Target
 from lmtailor.store.peft.kinds import KINDS
 from lmtailor.store.peft.task import TaskType, head_modules, head_tensors, is_native, plain_task
 
@@ -46,11 +47,13 @@ def peft_form(adapter: Adapter, task: TaskType, base: Base | None = None) -> Pef
     Raises:
         UnsupportedError: PEFT has no form for it; the message says why.
     """
-    outline, kind = outline_of(adapter), kind_of(adapter)
+    outline, parts = outline_of(adapter), Parts.of(adapter)
+    kind = _kind_of(parts)
     if task == "SEQ_CLS":
         _check_pooling(adapter)
-    target = Target(outline=outline, task=task, saved=tuple(head_modules(outline, _head(adapter, task))), base=base)
-    own = kind.config(adapter, target)
+    target = Target(outline=outline, task=task, base=base)
+    saved = (*head_modules(outline, _head(adapter, task)), *whole_modules(parts.modules, target)[0])
+    own = kind.config(parts.own, replace(target, saved=saved))
     config = {
         "peft_type": kind.name,
         "task_type": task,
@@ -59,18 +62,24 @@ def peft_form(adapter: Adapter, task: TaskType, base: Base | None = None) -> Pef
         "base_model_name_or_path": adapter.base_source or None,
         "revision": None,
         "inference_mode": True,
-        "modules_to_save": list(target.saved) or None,
+        "modules_to_save": list(saved) or None,
     }
-    return PeftForm(task=task, config={**config, **own}, tensors=_tensors(adapter, kind, target))
+    biases = {"bias": "all"} if parts.biases else {}
+    return PeftForm(task=task, config={**config, **own, **biases}, tensors=_tensors(parts, kind, target))
 
 
 def _head(adapter: Adapter, task: TaskType) -> Mapping[str, Tensor]:
     return head_tensors(adapter) if task == "SEQ_CLS" else {}
 
 
-def _tensors(adapter: Adapter, kind: PeftKind, target: Target) -> dict[str, Tensor]:
-    head = {f"{kind.head}{name}": value.detach() for name, value in _head(adapter, target.task).items()}
-    return kind.tensors(adapter, target) | head
+def _tensors(parts: Parts, kind: PeftKind, target: Target) -> dict[str, Tensor]:
+    own = kind.tensors(parts.own, target)
+    biases = whole_biases(parts.biases, target, own)
+    modules = {name: edit.value.detach() for name, edit in whole_modules(parts.modules, target)[1].items()}
+    if twice := sorted(biases.keys() & modules.keys()):
+        raise UnsupportedError(f"Two parts of the union train {twice[0].removeprefix(PREFIX)}, and PEFT trains it once.")
+    head = {f"{kind.head}{name}": value.detach() for name, value in _head(parts.whole, target.task).items()}
+    return own | biases | modules | head
 
 
 def with_peft_tensors(adapter: Adapter, task: TaskType, tensors: Mapping[str, Tensor], readout: Mapping[str, Tensor]) -> Adapter:
@@ -85,14 +94,15 @@ def with_peft_tensors(adapter: Adapter, task: TaskType, tensors: Mapping[str, Te
     Raises:
         AdapterFileError: the file has numbers where this adapter has none, so PEFT would read another adapter from it.
     """
-    kind = kind_of(adapter)
-    target = Target(outline=outline_of(adapter), task=task)
-    edits = kind.edits(adapter, target, tensors)
+    parts, target = Parts.of(adapter), Target(outline=outline_of(adapter), task=task)
+    kind = _kind_of(parts)
+    modules = {edit.site: tensors[name] for name, edit in whole_modules(parts.modules, target)[1].items()}
+    edits = parts.joined(kind.edits(parts.own, target, tensors), modules)
     if task == "SEQ_CLS":
         readout = {name: tensors[f"{kind.head}{name}"] for name in head_tensors(adapter)}
     loaded = replace(adapter, edits=edits)
     loaded = loaded.with_state(edits.state() | {f"{READOUT}{name}": value for name, value in readout.items()})
-    again = _tensors(loaded, kind, target)
+    again = _tensors(Parts.of(loaded), kind, target)
     if changed := [name for name, tensor in tensors.items() if not torch.equal(tensor, again[name])]:
         raise AdapterFileError(
             f"{changed[0]!r} has numbers where this adapter has zeros: PEFT would read another adapter than this one."
@@ -100,18 +110,24 @@ def with_peft_tensors(adapter: Adapter, task: TaskType, tensors: Mapping[str, Te
     return loaded
 
 
-def kind_of(adapter: Adapter) -> PeftKind:
-    """The type as which PEFT stores the adapter's method.
+def _kind_of(parts: Parts) -> PeftKind:
+    """The type as which PEFT stores an adapter.
 
     Raises:
         UnsupportedError: it has none.
     """
-    for kind in KINDS.values():
-        if isinstance(adapter.method, kind.writes):
-            return kind
-    name = method_name(adapter.method)
-    known = sorted({method for method, own in catalogue().items() for kind in KINDS.values() if own in kind.writes})
-    raise UnsupportedError(f"The method {name} has no form in PEFT here; {', '.join(known[:-1])} and {known[-1]} have.")
+    own = parts.own.method
+    kind = next((kind for kind in KINDS.values() if isinstance(own, kind.writes)), None)
+    if kind is None:
+        known = sorted({name for name, method in catalogue().items() for kind in KINDS.values() if method in kind.writes})
+        raise UnsupportedError(
+            f"The method {method_name(own)} has no form in PEFT here; {', '.join(known[:-1])} and {known[-1]} have."
+        )
+    if parts.modules and not kind.by_module:
+        raise UnsupportedError(f"PEFT trains no modules whole beside {method_name(own)}. Leave select out.")
+    if parts.biases and not kind.trains_biases:
+        raise UnsupportedError(f"PEFT trains no biases beside {method_name(own)}. Leave bitfit out.")
+    return kind
 
 
 def outline_of(adapter: Adapter) -> Outline:

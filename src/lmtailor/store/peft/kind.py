@@ -72,8 +72,8 @@ class PeftKind(ABC):
     """Keys that are not read, with the values at which they change nothing."""
     by_module: ClassVar[bool] = True
     """Whether tensors are named by modules. If so, task types that differ in the generation class alone are the same."""
-    saves_modules: ClassVar[bool] = False
-    """Whether `modules_to_save` is read where it does not name the head of a classifier."""
+    trains_biases: ClassVar[bool] = False
+    """Whether a folder may hold biases of the base that were trained with the method."""
 
     @property
     def head(self) -> str:

@@ -2,12 +2,11 @@
 
 Modules that differ in rank or scale stand in `rank_pattern` and `alpha_pattern` by their full names; what most have stands in `r`
 and `lora_alpha`. With `use_rslora` the scale is alpha / √r; it is written so where every block has the rank of one edit.
-Beside LoRA there may be modules that were trained whole, `LoRA() + Select()`, and biases, `LoRA() + BitFit()`.
 """
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -15,16 +14,11 @@ from torch import Tensor
 from lmtailor.core.errors import UnsupportedError
 from lmtailor.edits.edit import Edit
 from lmtailor.edits.edits import Edits
-from lmtailor.methods import method_name
-from lmtailor.methods.bitfit import BitFit
 from lmtailor.methods.lora import LoRA
 from lmtailor.methods.method import Method
-from lmtailor.methods.select import Select
-from lmtailor.methods.union import Union
 from lmtailor.store.adapter import Adapter
 from lmtailor.store.peft.kind import PREFIX, Folder, Found, PeftKind, Target
 from lmtailor.store.peft.lora_blocks import ENDINGS, TABLE_B, B, Unit, units_of
-from lmtailor.store.peft.lora_extras import whole_biases, whole_modules
 from lmtailor.store.peft.lora_read import AT_REST, KEYS, found_lora
 from lmtailor.store.peft.modules import exact_targets
 from lmtailor.store.peft.patterns import pattern_for
@@ -34,17 +28,16 @@ class LoraKind(PeftKind):
     """Low-rank additions, one pair of matrices a module."""
 
     name: ClassVar[str] = "LORA"
-    writes: ClassVar[tuple[type[Method], ...]] = (LoRA, Union)
+    writes: ClassVar[tuple[type[Method], ...]] = (LoRA,)
     keys: ClassVar[frozenset[str]] = KEYS
     at_rest: ClassVar[Mapping[str, tuple[Any, ...]]] = AT_REST
-    saves_modules: ClassVar[bool] = True
+    trains_biases: ClassVar[bool] = True
 
     def config(self, adapter: Adapter, target: Target) -> dict[str, Any]:
         """Ranks, scales and the names of modules."""
-        parts = _parts(adapter)
-        method, modules = parts.method, whole_modules(parts.modules, target)[0]
-        target = replace(target, saved=(*target.saved, *modules))
-        blocks = units_of(parts.edits, target)
+        method = adapter.method
+        assert isinstance(method, LoRA)
+        blocks = units_of(adapter.edits, target)
         rslora = method.rslora and all(block.plain for block in blocks.values())
         ranks = {path: block.rank for path, block in blocks.items()}
         alphas = {path: _alpha(block, rslora) for path, block in blocks.items()}
@@ -60,32 +53,22 @@ class LoraKind(PeftKind):
             "lora_dropout": method.dropout,
             "target_modules": exact_targets(blocks, target),
             "fan_in_fan_out": all(block.whole.module in target.outline.conv1d for block in blocks.values()),
-            "bias": "all" if parts.biases else "none",
-            "modules_to_save": list(target.saved) or None,
+            "bias": "none",
             "init_lora_weights": True,
         }
 
     def tensors(self, adapter: Adapter, target: Target) -> dict[str, Tensor]:
-        """The matrices of every module, and its magnitude or bias; and parameters that were trained themselves."""
-        parts = _parts(adapter)
-        units = units_of(parts.edits, target)
-        out = {f"{PREFIX}{path}{ending}": value for path, unit in units.items() for ending, value in unit.tensors().items()}
-        biases = whole_biases(parts.biases, target, units)
-        modules = {name: edit.value.detach() for name, edit in whole_modules(parts.modules, target)[1].items()}
-        if twice := sorted(biases.keys() & modules.keys()):
-            raise UnsupportedError(f"Two parts of the union train {twice[0].removeprefix(PREFIX)}, and PEFT trains it once.")
-        return out | biases | modules
+        """The matrices of every module, and its magnitude or bias."""
+        units = units_of(adapter.edits, target)
+        return {f"{PREFIX}{path}{ending}": value for path, unit in units.items() for ending, value in unit.tensors().items()}
 
     def edits(self, adapter: Adapter, target: Target, tensors: Mapping[str, Tensor]) -> Edits:
         """The edits of every site from the tensors of its module."""
         new: dict[str, Edit] = {}
-        parts = _parts(adapter)
-        for path, unit in units_of(parts.edits, target).items():
+        for path, unit in units_of(adapter.edits, target).items():
             start = f"{PREFIX}{path}"
             own = {ending: tensors[f"{start}{ending}"] for ending in ENDINGS if f"{start}{ending}" in tensors}
             new |= {edit.site: edit for edit in unit.split(own)}
-        values = whole_modules(parts.modules, target)[1]
-        new |= {edit.site: edit.with_tensors({"value": tensors[name]}) for name, edit in values.items()}
         return replace(adapter.edits, items=tuple(new[edit.site] for edit in adapter.edits))
 
     def found(self, folder: Folder) -> Found:
@@ -115,37 +98,6 @@ def served(adapter: Adapter, target: Target, program: str) -> tuple[dict[str, An
             tensors[f"{PREFIX}{path}{ending}"] = value * unit.scale if ending in (B, TABLE_B) else value
     one = {"r": rank, "lora_alpha": rank, "rank_pattern": {}, "alpha_pattern": {}, "use_rslora": False, "lora_dropout": 0.0}
     return one, tensors
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Parts:
-    """An adapter, by what PEFT has a place for."""
-
-    method: LoRA
-    edits: Edits
-    """LoRA's."""
-    modules: Edits
-    """Select's."""
-    biases: Edits
-    """BitFit's."""
-
-
-def _parts(adapter: Adapter) -> _Parts:
-    """Raises UnsupportedError where there is something else."""
-    if isinstance(adapter.method, LoRA):
-        return _Parts(method=adapter.method, edits=adapter.edits, modules=Edits(), biases=Edits())
-    assert isinstance(adapter.method, Union)
-    parts = list(zip(adapter.method.parts, adapter.edits.split(), strict=True))
-    if other := [method for method, _ in parts if not isinstance(method, LoRA | Select | BitFit)]:
-        raise UnsupportedError(f"PEFT has no place for {method_name(other[0])} beside LoRA.")
-    own = [(method, edits) for method, edits in parts if isinstance(method, LoRA)]
-    if len(own) != 1:
-        raise UnsupportedError(f"PEFT has one LoRA in a folder, and this union has {len(own)}.")
-
-    def of(kind: type[Method]) -> Edits:
-        return Edits(tuple(edit for method, edits in parts if isinstance(method, kind) for edit in edits))
-
-    return _Parts(method=own[0][0], edits=own[0][1], modules=of(Select), biases=of(BitFit))
 
 
 def _alpha(block: Unit, rslora: bool) -> int | float:

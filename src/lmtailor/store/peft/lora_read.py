@@ -13,12 +13,9 @@ from lmtailor.edits.edits import Edits
 from lmtailor.methods._lora import orthonormal, principal
 from lmtailor.methods._lora_embedding import vocabulary
 from lmtailor.methods.lora import LoRA
-from lmtailor.methods.method import Method
-from lmtailor.methods.union import Union
 from lmtailor.store.peft.config import flag, integer, number
 from lmtailor.store.peft.kind import PREFIX, Folder, Found, Shape
 from lmtailor.store.peft.lora_blocks import BIAS, MAGNITUDE, TABLE_A, TABLE_B, A, B
-from lmtailor.store.peft.lora_extras import found_extras
 from lmtailor.store.peft.modules import named_sites
 from lmtailor.store.peft.patterns import pattern_value
 from lmtailor.store.peft.targets import pattern_of
@@ -114,18 +111,11 @@ def found_lora(folder: Folder) -> Found:
         f"{PREFIX}{path}{ending}": (one, ending, field) for path, one in modules.items() for ending, field in one.fields.items()
     }
 
-    extras = found_extras(folder, names)
-
     def edits(empty: Edits, tensors: Mapping[str, Tensor]) -> Edits:
-        own, *rest = empty.split() if extras.methods else (empty,)
         state = {f"{one.site.name}.{field}": tensors[name] for name, (one, _, field) in names.items()}
-        own = own.with_state(state).with_fixed(_start_factors(method, own, folder.base))
-        rest = extras.edits(rest, tensors)
-        return Edits.joined([own, *rest]) if rest else own
+        return empty.with_state(state).with_fixed(_start_factors(method, empty, folder.base))
 
-    shapes = {name: one.shape(ending) for name, (one, ending, _) in names.items()} | extras.shapes
-    whole: Method = Union(parts=(method, *extras.methods)) if extras.methods else method
-    return Found(method=whole, shapes=shapes, edits=edits)
+    return Found(method=method, shapes={name: one.shape(ending) for name, (one, ending, _) in names.items()}, edits=edits)
 
 
 def _modules(folder: Folder) -> dict[str, _Module]:

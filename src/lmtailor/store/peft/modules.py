@@ -41,7 +41,7 @@ def exact_targets(paths: Iterable[str], target: Target) -> list[str]:
             raise UnsupportedError(f"PEFT would also adapt {path!r}, since it ends with the name {caught!r} of another module.")
     for one in sorted(wanted):
         if hidden := [module for module in target.saved if f".{module}." in f".{one}."]:
-            raise UnsupportedError(f"PEFT does not adapt {one!r}, since {hidden[0]!r} is stored whole as part of the head.")
+            raise UnsupportedError(f"PEFT does not adapt {one!r}, since {hidden[0]!r} is stored whole.")
     return sorted(wanted)
 
 

@@ -22,6 +22,7 @@ from lmtailor.readouts.native import native_head
 from lmtailor.store.adapter import READOUT, Adapter, outlined
 from lmtailor.store.outline import Outline
 from lmtailor.store.peft.config import TENSORS, check_config
+from lmtailor.store.peft.extras import with_extras
 from lmtailor.store.peft.kind import Folder, PeftKind, Shape
 from lmtailor.store.peft.kinds import KINDS
 from lmtailor.store.peft.task import TaskType, plain_task
@@ -44,7 +45,8 @@ def load_peft(folder: Path, config: Mapping[str, Any], base: Base) -> Adapter:
     outline = Outline.of(base)
     task = _task(config, kind, outline)
     header = read_header(folder / TENSORS, limit=HEADER + 8 * base.num_parameters)
-    found = kind.found(Folder(config=config, header=header, base=base, outline=outline, task=task))
+    own = Folder(config=config, header=header, base=base, outline=outline, task=task)
+    found = with_extras(own, kind.found(own)) if kind.by_module else kind.found(own)
     # Before anything is built from numbers of the configuration, they are compared with what the file really holds.
     check_shapes(folder / TENSORS, {name: header[name].shape for name in found.shapes if name in header}, found.shapes)
     rest = {name: info.shape for name, info in header.items() if name not in found.shapes}
@@ -57,10 +59,10 @@ def load_peft(folder: Path, config: Mapping[str, Any], base: Base) -> Adapter:
     head, held = _head(adapter, kind.head, rest, base)
     tensors = read_tensors(folder / TENSORS, {**found.shapes, **{name: rest[name] for name in head}})
     tensors = {name: tensor.float() for name, tensor in tensors.items()}
-    own = held | {head[name]: tensor for name, tensor in tensors.items() if name in head}
+    read = held | {head[name]: tensor for name, tensor in tensors.items() if name in head}
     edits = found.edits(adapter.edits, {name: tensors[name] for name in found.shapes})
     loaded = replace(adapter, edits=edits)
-    loaded = loaded.with_state(edits.state() | {f"{READOUT}{name}": value for name, value in own.items()})
+    loaded = loaded.with_state(edits.state() | {f"{READOUT}{name}": value for name, value in read.items()})
     origin = {key: config.get(key) for key in ("peft_type", "task_type", "peft_version", "base_model_name_or_path")}
     return replace(loaded, provenance={"read_from": origin})
 
@@ -87,8 +89,8 @@ def _task(config: Mapping[str, Any], kind: PeftKind, outline: Outline) -> TaskTy
             f"task_type is {str(task)[:40]}; for {kind.name} on a {outline.kind}, "
             f"{' and '.join(sorted(map(str, allowed)))} are read."
         )
-    if task != "SEQ_CLS" and config.get("modules_to_save") and not kind.saves_modules:
-        raise AdapterFileError("modules_to_save stores whole modules, which are read for SEQ_CLS alone.")
+    if task != "SEQ_CLS" and config.get("modules_to_save") and not kind.by_module:
+        raise AdapterFileError(f"modules_to_save stores whole modules, which PEFT's {kind.name} has for SEQ_CLS alone.")
     return "SEQ_CLS" if task == "SEQ_CLS" else plain_task(outline)
 
 

@@ -1,15 +1,15 @@
-"""What a LORA folder may hold besides LoRA: parameters of the base that were trained themselves.
+"""What a folder may hold besides its method: parameters of the base that were trained themselves.
 
-    bias: "lora_only", "all"   biases, whole; BitFit here, which adds to them
-    modules_to_save            modules; Select here, which replaces their parameters
-    trainable_token_indices    rows of a table of word embeddings; Select here, of the whole table
-    (embeddings are adapted)   the table itself once more, which PEFT does not train
+    modules_to_save                  modules; Select here, which replaces their parameters
+    LORA bias: "lora_only", "all"    biases, whole; BitFit here, which adds to them
+    LORA trainable_token_indices     rows of a table of word embeddings; Select here, of the whole table
+    (embeddings are adapted)         the table itself once more, which PEFT does not train
 
 Parameters that are as in the base change nothing, wherever they stand.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -17,20 +17,18 @@ from torch import Tensor
 
 from lmtailor.base.base import Base
 from lmtailor.base.sites import Site
-from lmtailor.core.errors import AdapterFileError, UnsupportedError
-from lmtailor.edits.edit import Edit
+from lmtailor.core.errors import AdapterFileError
 from lmtailor.edits.edits import Edits
-from lmtailor.edits.kinds import DenseWeight
 from lmtailor.methods.bitfit import BitFit
 from lmtailor.methods.method import Method
 from lmtailor.methods.select import Select
+from lmtailor.methods.union import Union
 from lmtailor.store.peft.config import TENSORS, names
-from lmtailor.store.peft.kind import PREFIX, Folder, Shape, Target
-from lmtailor.store.peft.modules import path_of
+from lmtailor.store.peft.kind import PREFIX, Folder, Found, Shape
 from lmtailor.store.peft.targets import pattern_of
-from lmtailor.store.peft.task import module_path
 
-_LAYER = ".base_layer"
+LAYER = ".base_layer"
+"""Between the path of a module that the method is at and its own parameters."""
 _ROWS = ".token_adapter.trainable_tokens_delta"
 Sort = Literal["bias", "module", "same"]
 
@@ -103,12 +101,25 @@ class Extras:
         return new.get(path, old) - old
 
 
-def found_extras(folder: Folder, known: Mapping[str, Any]) -> Extras:
+def with_extras(folder: Folder, found: Found) -> Found:
+    """A folder's method together with what trains the parameters of the base in its file."""
+    extras = _extras(folder, found.shapes)
+
+    def edits(empty: Edits, tensors: Mapping[str, Tensor]) -> Edits:
+        own, *rest = empty.split() if extras.methods else (empty,)
+        filled, more = found.edits(own, tensors), extras.edits(rest, tensors)
+        return Edits.joined([filled, *more]) if more else filled
+
+    whole: Method = Union(parts=(found.method, *extras.methods)) if extras.methods else found.method
+    return replace(found, method=whole, shapes={**found.shapes, **extras.shapes}, edits=edits)
+
+
+def _extras(folder: Folder, known: Mapping[str, Any]) -> Extras:
     """The parameters of the base in a file.
 
     Args:
         folder: what is read.
-        known: names of tensors that are LoRA's own.
+        known: names of tensors that are the method's own.
 
     Raises:
         AdapterFileError: one is shared by modules which PEFT parts, or stands twice.
@@ -130,7 +141,7 @@ def _extra(folder: Folder, name: str) -> Extra | None:
     if name.endswith(_ROWS):
         return _rows(folder, name.removeprefix(PREFIX).removesuffix(_ROWS))
     asked, _, field = name.removeprefix(PREFIX).rpartition(".")
-    module = folder.outline.find(asked.removesuffix(_LAYER))
+    module = folder.outline.find(asked.removesuffix(LAYER))
     path = f"{module}.{field}"
     if path not in parameters or (folder.task == "SEQ_CLS" and folder.outline.in_trunk(module) is None):
         return None
@@ -144,10 +155,10 @@ def _extra(folder: Folder, name: str) -> Extra | None:
             )
         return Extra(path=path, sort="same" if site is None else "module", site=site)
     bias = config.get("bias", "none")
-    if field == "bias" and bias != "none" and (bias == "all" or asked.endswith(_LAYER)):
+    if field == "bias" and bias != "none" and (bias == "all" or asked.endswith(LAYER)):
         trained = site is not None and site.kind in ("projection", "norm") and site.name != "lm_head"
         return Extra(path=path, sort="bias" if trained else "same", site=site)
-    return Extra(path=path, sort="same", site=site) if asked.endswith(_LAYER) else None
+    return Extra(path=path, sort="same", site=site) if asked.endswith(LAYER) else None
 
 
 def _rows(folder: Folder, asked: str) -> Extra:
@@ -183,55 +194,3 @@ def _replaced(name: str, edits: Edits, new: Mapping[str, Tensor], own: Mapping[s
 
 def _parameters(base: Base) -> dict[str, Tensor]:
     return dict(base.model.named_parameters(remove_duplicate=False))
-
-
-def whole_modules(edits: Iterable[Edit], target: Target) -> tuple[tuple[str, ...], dict[str, DenseWeight]]:
-    """Replaced parameters as PEFT stores them: `modules_to_save`, and the edits by the names of their tensors.
-
-    Raises:
-        UnsupportedError: PEFT would train another module too, or part a parameter from others that share it.
-    """
-    outline, modules, out = target.outline, set(), {}
-    for edit in edits:
-        assert isinstance(edit, DenseWeight)
-        if edit.site in outline.shared:
-            raise UnsupportedError(
-                f"{edit.site} is the parameter of several modules of {outline.family}. PEFT would train one of them apart."
-            )
-        module, _, field = edit.site.rpartition(".")
-        path = module_path(outline, module, target.task)
-        modules.add(path)
-        out[f"{PREFIX}{path}.{field}"] = edit
-    for module in outline.modules:
-        inside = target.task != "SEQ_CLS" or outline.in_trunk(module) is not None
-        path = module_path(outline, module, target.task) if inside else module
-        if path not in modules and (caught := next((one for one in modules if path.endswith(one)), None)):
-            raise UnsupportedError(f"PEFT would also train {path!r}, since it ends with the name {caught!r} of another module.")
-    return tuple(sorted(modules)), out
-
-
-def whole_biases(edits: Iterable[Edit], target: Target, adapted: Collection[str]) -> dict[str, Tensor]:
-    """The base's biases with BitFit's changes, under PEFT's names.
-
-    Args:
-        edits: BitFit's.
-        target: what the folder is for.
-        adapted: paths of the modules that LoRA is at, whose own parameters PEFT calls by another name.
-
-    Raises:
-        UnsupportedError: the base is not at hand, or has no such bias.
-    """
-    out: dict[str, Tensor] = {}
-    for edit in edits:
-        site = target.outline.sites[edit.site]
-        if target.base is None:
-            raise UnsupportedError(
-                "PEFT stores biases whole, and BitFit has their changes alone. Export with the base: export(..., base=base)."
-            )
-        own = _parameters(target.base).get(f"{site.module}.bias")
-        if own is None:
-            raise UnsupportedError(f"{edit.site} has no bias in the base, and PEFT trains those alone that are there.")
-        path = path_of(site, target)
-        (delta,) = edit.trained().values()
-        out[f"{PREFIX}{path}{_LAYER if path in adapted else ''}.bias"] = own.detach().float().to(delta.device) + delta.detach()
-    return out
