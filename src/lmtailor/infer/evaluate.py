@@ -11,7 +11,8 @@ from lmtailor.base.base import Base
 from lmtailor.core.errors import InputError
 from lmtailor.core.rng import generator
 from lmtailor.infer.calibrate import measured
-from lmtailor.infer.score import Progress, decide, score_items
+from lmtailor.infer.score import Progress, decide
+from lmtailor.infer.variants import score_examples
 from lmtailor.methods.frozen import Frozen
 from lmtailor.readouts.labels import LabelSet
 from lmtailor.readouts.readout import Readout
@@ -65,8 +66,7 @@ def predict_examples(
     reading = adapter.reading
     if reading is None:
         raise InputError("The adapter has no readout, so it gives no answers. Fit one with a readout, or use generate.")
-    items = [reading.encode(example) for example in examples]
-    scores = score_items(base, adapter.edits, reading, items, batch_size=batch_size, progress=progress)
+    scores, items = score_examples(base, adapter.edits, reading, examples, batch_size=batch_size, progress=progress)
     known = [example.label for example in examples if example.label is not None]
     return Predictions(
         ids=tuple(example.id for example in examples),

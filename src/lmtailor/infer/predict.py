@@ -1,7 +1,7 @@
 """Predictions for raw inputs, of one adapter or of a mixture in the same batches."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from lmtailor.core.errors import InputError
 from lmtailor.edits.attach import attach
 from lmtailor.infer.score import Progress, by_length, score_items
 from lmtailor.infer.shared import score_together
+from lmtailor.infer.variants import averaged, beyond
 from lmtailor.readouts.batch import Encoded
 from lmtailor.readouts.readout import Reading
 from lmtailor.store.adapter import Adapter
@@ -59,12 +60,30 @@ def predict(
     many = list(adapters) if isinstance(adapters, Sequence) else [adapters]
     slots = _slots(many, inputs, rows)
     readings = [_reading(i, adapter) for i, adapter in enumerate(many)]
-    items = [
-        readings[slot].encode(as_example(raw, readings[slot], i)) for i, (slot, raw) in enumerate(zip(slots, inputs, strict=True))
-    ]
+    examples = [as_example(raw, readings[slot], i) for i, (slot, raw) in enumerate(zip(slots, inputs, strict=True))]
+    # A readout with several prompts is several adapters, and each of its inputs a row of each of them.
+    variants = [(slot, one) for slot, reading in enumerate(readings) for one in reading.variants()]
+    numbers: list[list[int]] = [[] for _ in many]
+    for number, (slot, _) in enumerate(variants):
+        numbers[slot].append(number)
+    asked = [(i, number) for i, slot in enumerate(slots) for number in numbers[slot]]
+    items = [variants[number][1].encode(examples[i]) for i, number in asked]
     apart = len(set(slots)) == 1 or not all(adapter.edits.shares_batch for adapter in many)
-    scores = (_apart if apart else _together)(base, many, readings, slots, items, batch_size, progress)
-    return [answer(readings[slot], row, cut=item.cut) for slot, row, item in zip(slots, scores, items, strict=True)]
+    scores = (_apart if apart else _together)(
+        base,
+        [replace(many[slot], reading=one) for slot, one in variants],
+        [one for _, one in variants],
+        [number for _, number in asked],
+        items,
+        batch_size,
+        progress,
+    )
+    rows_of: list[list[int]] = [[] for _ in inputs]
+    for row, (i, _) in enumerate(asked):
+        rows_of[i].append(row)
+    return [
+        answer(readings[slots[i]], averaged([scores[row] for row in own]), cut=items[own[0]].cut) for i, own in enumerate(rows_of)
+    ]
 
 
 def as_example(raw: RawInput, reading: Reading, number: int) -> Example:
@@ -109,15 +128,11 @@ def _apart(
     out: dict[int, Tensor] = {}
     for slot in dict.fromkeys(slots):
         own = [i for i, chosen in enumerate(slots) if chosen == slot]
-        tell = None if progress is None else _beyond(progress, len(out), len(items))
+        tell = None if progress is None else beyond(progress, len(out), len(items))
         edits, chosen_items = adapters[slot].edits, [items[i] for i in own]
         scores = score_items(base, edits, readings[slot], chosen_items, batch_size=batch_size, progress=tell)
         out.update(zip(own, scores, strict=True))
     return [out[i] for i in range(len(items))]
-
-
-def _beyond(progress: Progress, before: int, total: int) -> Progress:
-    return lambda done, _: progress(before + done, total)
 
 
 def _together(
