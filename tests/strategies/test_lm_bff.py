@@ -26,7 +26,7 @@ from lmtailor.strategies.adapt import adapt, work_folder
 from lmtailor.strategies.lm_bff import LMBFF
 from lmtailor.tasks.task import Task
 from tests.fit.tasks import grades, records, sentiment
-from tests.strategies.planted import PATTERN, planted, words_of
+from tests.strategies.taught import PATTERN, taught, words_of
 from tests.tiny import tiny_base
 
 ANY = {"neg": ("neg",), "pos": ("pos",)}
@@ -42,7 +42,7 @@ def task() -> Task:
 
 @pytest.fixture(scope="module")
 def bert(task: Task) -> Base:
-    return planted("bert", task)
+    return taught("bert", task)
 
 
 def same(one: Adapter, other: Adapter) -> None:
@@ -69,9 +69,9 @@ def test_it_is_found_by_its_name() -> None:
 
 
 @pytest.mark.parametrize("family", ["bert", "llama", "t5"])
-def test_planted_words_are_chosen_without_training(family: str) -> None:
+def test_words_that_were_taught_are_chosen_without_training(family: str) -> None:
     task = sentiment(16, 12)
-    base = planted(family, task)
+    base = taught(family, task)
     adapter = adapt(base, task, strategy=SMALL, method=Frozen(), readout=START)
     assert isinstance(adapter.readout, Verbalizer)
     assert dict(adapter.readout.words) == words_of(family)

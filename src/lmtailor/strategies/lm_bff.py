@@ -1,26 +1,33 @@
-"""LM-BFF: the label words of a prompt are found by the model itself, on a few examples of each label.
+"""LM-BFF: a prompt is found by models themselves, on a few examples of each label.
 
     words        of each label the `top_words` words that the base would write into the gap; of all their assignments the
                  `candidates` that are right most often on the training set as the base is                       (section 5.1)
+    templates    a model that fills spans writes the text around the gap, the same for all training examples; the
+                 `candidates` that are likeliest for all of them together                                        (section 5.2)
+    both         templates with the words that are given, then words with the best template
 
 Every candidate is then fine-tuned, and the one that is best on dev is the adapter. The paper fine-tunes all parameters for 1,000
 steps, with dev scored every 100 and the best weights kept; learning rate and batch size are from {1e-5, 2e-5, 5e-5} × {2, 4, 8},
 in searches 1e-5 and 8 (by the authors' code), which is the default here. With `Frozen`, candidates are compared without training.
-The few examples of each label are those of the task: `Task.few_shot(16, seed)`.
+The few examples of each label are those of the task: `Task.few_shot(16, seed)`. Demonstrations of the readout (section 6) are
+shown to the candidates; the searches leave them out, as the paper's do. The paper's "both" looks for words behind several
+templates, here behind the best.
 
 Gao, Fisch & Chen 2021, arXiv:2012.15723.
 """
 
+import itertools
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar, Literal
 
 from lmtailor.core.errors import InputError, UnsupportedError
 from lmtailor.readouts.labels import LabelSet
 from lmtailor.readouts.readout import Readout
 from lmtailor.readouts.verbalizer import Verbalizer, check_base
 from lmtailor.store.adapter import Adapter
+from lmtailor.strategies._lm_bff_templates import fits, forms, get_filler, in_turn, search_templates
 from lmtailor.strategies._lm_bff_tune import Candidate, Tuner, Winner
 from lmtailor.strategies._lm_bff_words import search_words
 from lmtailor.strategies.strategy import Strategy, Work
@@ -29,47 +36,66 @@ from lmtailor.tasks.task import Task
 
 @dataclass(frozen=True, kw_only=True)
 class LMBFF(Strategy):
-    """Search for label words, fine-tune the best, and choose on dev."""
+    """Search for label words or a template, fine-tune the best, and choose on dev."""
 
     paper: ClassVar[str] = "Gao, Fisch & Chen 2021, sections 4 to 6"
 
+    search: Literal["words", "templates", "both"] = "words"
+    """What is searched for."""
     top_words: int = 100
     """Words of a label that are considered."""
-    candidates: int = 100
-    """Prompts that are fine-tuned."""
     width: int = 10_000
     """Partial assignments of words that are kept on the way; up to three labels nothing is lost by it at the default."""
+    candidates: int = 100
+    """Prompts that are fine-tuned, of each search."""
+    beam: int = 100
+    """Templates that are kept at each length."""
+    longest: int = 20
+    """Tokens of a template, the filler's (the authors' code: 20)."""
+    filler: str | None = None
+    """What writes templates: a folder or hub id of a T5. None: the base itself, if it is a T5 or a causal model."""
 
     def __post_init__(self) -> None:
-        for name in ("top_words", "candidates", "width"):
+        for name in ("top_words", "width", "candidates", "beam", "longest"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1; found {getattr(self, name)}.")
+        if self.filler is not None and self.search == "words":
+            raise InputError("A filler writes templates, and only words are searched for. Set search to templates or both.")
 
     def run(self, work: Work) -> Adapter:
         """See `Strategy.run`.
 
         Raises:
-            InputError: no pattern, no dev split, or a label without training examples.
-            UnsupportedError: regression, a base without LM head, or a readout that is no verbalizer.
+            InputError: no pattern, no words, no dev split, or a label without training examples; a filler is needed.
+            UnsupportedError: regression, a base without LM head, a readout that is no verbalizer, a filler that fills nothing.
         """
         check_base(work.base, LabelSet.of(work.task))
         _check_splits(work.task)
-        start = _start(work.readout, work.task)
-        winner, exact = self._words(work, start)
-        found = {"pattern": winner.candidate.readout.pattern, "words": _listed(winner.candidate.readout.words)}
-        search = {**found, "word_candidates": list(winner.record), "exact": exact}
+        start, tuner = _start(work.readout, work.task, self.search), Tuner(work)
+        search: dict[str, Any] = {}
+        winner: Winner | None = None
+        if self.search != "words":
+            winner = self._templates(work, start, tuner, search)
+            start = winner.candidate.readout
+        if self.search != "templates":
+            worded = self._words(work, start, tuner, search)
+            winner = worded if winner is None or worded.worth >= winner.worth else winner
+        assert winner is not None
+        found = winner.candidate.readout
+        search = {"pattern": found.pattern, "words": {label: list(own) for label, own in found.words.items()}} | search
         return replace(winner.adapter, provenance={**winner.adapter.provenance, "search": search})
 
-    def _words(self, work: Work, start: Verbalizer) -> tuple[Winner, bool]:
+    def _words(self, work: Work, start: Verbalizer, tuner: Tuner, search: dict[str, Any]) -> Winner:
+        """The best assignment of words; what was found on the way is put into `search`."""
         labels = work.task.labels
-        work.tell("searching label words", 0, 1)
 
-        def search() -> Mapping[str, object]:
+        def make() -> Mapping[str, object]:
+            work.tell("searching label words", 0, 1)
             found = search_words(work.base, work.task, start, top=self.top_words, count=self.candidates, width=self.width)
             rows = [[list(one.words), one.accuracy, one.likelihood] for one in found.assignments]
             return {"assignments": rows, "exact": found.exact}
 
-        found = work.desk.result("words", search)
+        found = work.desk.result("words", make)
         candidates = [
             Candidate(
                 readout=replace(start, words={label: (word,) for label, word in zip(labels, words, strict=True)}),
@@ -78,7 +104,51 @@ class LMBFF(Strategy):
             )
             for words, accuracy, likelihood in found["assignments"]
         ]
-        return Tuner(work).best(candidates, work.desk.part("words"), "label words"), bool(found["exact"])
+        winner = tuner.best(candidates, work.desk.part("words"), "label words")
+        search |= {"exact": found["exact"], "word_candidates": list(winner.record)}
+        return winner
+
+    def _templates(self, work: Work, start: Verbalizer, tuner: Tuner, search: dict[str, Any]) -> Winner:
+        """The best template; what was found on the way is put into `search`."""
+        base, task = work.base, work.task
+
+        def make() -> Mapping[str, object]:
+            filler, each = get_filler(self.filler, base), forms(base, task, start)
+            found = []
+            for number, form in enumerate(each):
+                work.tell("searching templates", number, len(each))
+                found.append(search_templates(base, task, start, form, filler, beam=self.beam, longest=self.longest))
+            every = list(in_turn(found))
+            usable = (one for one in every if fits(base, task, start, one.pattern))
+            rows = [[one.pattern, one.likelihood] for one in itertools.islice(usable, self.candidates)]
+            if not rows:
+                raise self._none_found(work, [one.pattern for one in every])
+            return {"templates": rows, "filler": (filler or base).fingerprint}
+
+        found = work.desk.result("templates", make)
+        candidates = [
+            Candidate(
+                readout=replace(start, pattern=pattern),
+                likelihood=likelihood,
+                shown={"pattern": pattern, "likelihood": likelihood},
+            )
+            for pattern, likelihood in found["templates"]
+        ]
+        winner = tuner.best(candidates, work.desk.part("templates"), "templates")
+        search |= {"filler": found["filler"], "template_candidates": list(winner.record)}
+        return winner
+
+    def _none_found(self, work: Work, patterns: Sequence[str]) -> InputError:
+        """The error of a search for templates that found none that the base can take."""
+        if not patterns:
+            return InputError(
+                f"No template was written to its end within {self.longest} tokens by a beam of {self.beam}. Widen the beam or "
+                "raise longest; or the filler was not trained to fill spans."
+            )
+        return InputError(
+            f"{work.base.source or work.base.family.name} can take none of the templates that were found, such as "
+            f"{patterns[0]!r}: its tokenizer writes the label words together with the text, or they are too long. Widen the beam."
+        )
 
 
 def _check_splits(task: Task) -> None:
@@ -102,11 +172,11 @@ def _check_splits(task: Task) -> None:
         )
 
 
-def _start(readout: Readout | None, task: Task) -> Verbalizer:
-    """What the search starts from: the pattern, and the words as far as there are any.
+def _start(readout: Readout | None, task: Task, search: str) -> Verbalizer:
+    """What the search starts from: the pattern and the words, as far as they are needed.
 
     Raises:
-        InputError: there is no pattern.
+        InputError: there is no pattern to find words for, or there are no words to find templates for.
         UnsupportedError: a readout without a pattern.
     """
     if isinstance(readout, Verbalizer):
@@ -115,15 +185,16 @@ def _start(readout: Readout | None, task: Task) -> Verbalizer:
         raise UnsupportedError(
             f"LM-BFF searches prompts, and {type(readout).__name__} has none. Leave the readout out, or give a Verbalizer."
         )
-    if not task.patterns:
+    if search == "words" and not task.patterns:
         raise InputError(
             f'The search for label words needs a pattern, such as "{{{task.text[0]}}} It was {{mask}}."; the task {task.name} '
             "proposes none. Give a Verbalizer, or put patterns into the task's card."
         )
-    # The names of the labels stand for their words until those are found.
-    words = task.verbalizer or {label: (label,) for label in task.labels}
-    return Verbalizer(task.patterns[0], words)
-
-
-def _listed(words: Mapping[str, tuple[str, ...]]) -> dict[str, list[str]]:
-    return {label: list(own) for label, own in words.items()}
+    if search != "words" and not task.verbalizer:
+        raise InputError(
+            f"The search for templates needs a word for each label, and the task {task.name} proposes none. Give a Verbalizer, "
+            "or put a [verbalizer] into the task's card."
+        )
+    # What is searched for is filled in: any pattern will do, and the labels' names for words.
+    pattern = task.patterns[0] if task.patterns else f"{{{task.text[0]}}} {{mask}}"
+    return Verbalizer(pattern, task.verbalizer or {label: (label,) for label in task.labels})
