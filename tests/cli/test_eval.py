@@ -53,6 +53,23 @@ def test_few_shots_are_drawn_by_the_seed(lmtailor: Command, decoder: Path, data:
     assert "999 shots need 1998" in wrong.errors[0]
 
 
+def test_a_pattern_of_the_card_by_its_name(lmtailor: Command, decoder: Path, data: Path) -> None:
+    card = data / "named.toml"
+    text = (data / "card.toml").read_text("utf-8").partition("[[patterns]]")[0].partition("[verbalizer]")[0]
+    own = '[[patterns]]\nname = "{name}"\ntext = "{{sentence}} {name} {{mask}}"\nwords = {{ neg = ["bad"], pos = ["{word}"] }}\n'
+    card.write_text(text + own.format(name="was", word="good") + own.format(name="is", word="great"), "utf-8")
+    words = ("eval", decoder, "--task", card, "--readout", "verbalizer", "--json", "--split", "dev")
+    first, named, other = (lmtailor(*words, *more) for more in ((), ("--pattern-name", "was"), ("--pattern-name", "is")))
+    assert (first.code, named.code, other.code) == (0, 0, 0), first.err + named.err + other.err
+    assert json.loads(first.out)["scores"] == json.loads(named.out)["scores"]
+    for more, told in (
+        (("--pattern-name", "si"), "no pattern named 'si'"),
+        (("--pattern-name", "is", "--word", "neg=bad"), "stands for a pattern and its words"),
+    ):
+        assert told in lmtailor(*words, *more).errors[0]
+    assert "are for --readout verbalizer" in lmtailor("eval", decoder, "--task", card, "--pattern-name", "is").errors[0]
+
+
 def test_what_cannot_be_scored(lmtailor: Command, encoder: Path, data: Path, fitted: Path) -> None:
     card = ("--task", data / "card.toml")
     for words, told in (

@@ -251,3 +251,47 @@ def test_a_file_that_is_no_plan(tmp_path: Path) -> None:
     (tmp_path / "plan.toml").write_text("[[cells]\n")
     with pytest.raises(InputError, match="not valid TOML"):
         read_plan(tmp_path / "plan.toml")
+
+
+CARD = """
+[files]
+train = "train.csv"
+[columns]
+text = "text"
+[[patterns]]
+name = "was"
+text = "{text} It was {mask}."
+words = { neg = ["bad"], pos = ["good"] }
+"""
+
+
+def test_a_readout_takes_a_pattern_of_the_card_by_name(tmp_path: Path) -> None:
+    (tmp_path / "card.toml").write_text(CARD)
+    (tmp_path / "train.csv").write_text("text,label\na,pos\nb,neg\n")
+    plan = plan_from_mapping(
+        {"task": "card.toml", "cells": [{"readout": {"name": "verbalizer", "pattern_name": "was", "aggregate": "max"}}]},
+        folder=tmp_path,
+    )
+    words = {"neg": ("bad",), "pos": ("good",)}
+    assert plan.cells[0].readout == Verbalizer("{text} It was {mask}.", words, aggregate="max")
+
+
+@pytest.mark.parametrize(
+    ("plan", "told"),
+    [
+        (
+            {"task": "card.toml", "readout": {"name": "verbalizer", "pattern_name": "wsa"}},
+            "no pattern named 'wsa'. Did you mean was",
+        ),
+        ({"readout": {"name": "verbalizer", "pattern_name": "was"}}, "the plan names no task"),
+        ({"readout": {"name": "verbalizer", "pattern_name": "was", "pattern": "{mask}"}}, "pattern is given too"),
+        ({"readout": {"name": "head", "pattern_name": "was"}}, "a head has none"),
+        ({"readout": {"name": "verbalizer", "pattern_name": 3}}, "the name of one of the card's patterns; found 3"),
+    ],
+)
+def test_a_name_of_a_pattern_that_cannot_be(tmp_path: Path, plan: dict[str, object], told: str) -> None:
+    (tmp_path / "card.toml").write_text(CARD)
+    (tmp_path / "train.csv").write_text("text,label\na,pos\nb,neg\n")
+    values = {key: value for key, value in plan.items() if key == "task"}
+    with pytest.raises(InputError, match=told):
+        plan_from_mapping({**values, "cells": [{"readout": plan["readout"]}]}, folder=tmp_path)

@@ -261,15 +261,25 @@ def _with_settings(
 def _answer(task: Task, options: ReadoutOptions) -> dict[str, object]:
     """Settings of the readout that have options of their own, or that the card proposes."""
     if get_readout(options.readout or "head") is not Verbalizer:
-        if options.pattern is not None or options.word:
-            raise InputError("--pattern and --word are for --readout verbalizer. Add it, or leave them out.")
+        if options.pattern is not None or options.pattern_name is not None or options.word:
+            raise InputError("--pattern, --pattern-name and --word are for --readout verbalizer. Add it, or leave them out.")
         return {}
+    if options.pattern_name is not None:
+        if options.pattern is not None or options.word:
+            raise InputError("--pattern-name stands for a pattern and its words. Leave it out, or --pattern and --word.")
+        named = task.prompt(options.pattern_name)
+        return {"pattern": named.pattern, "words": named.words}
     pattern = options.pattern if options.pattern is not None else next(iter(task.patterns), None)
-    words = _words(options.word) if options.word else task.verbalizer
+    words = _words(options.word) if options.word else _own_words(task, pattern)
     if pattern is None or not words:
         what, flag = ("a pattern", "--pattern") if pattern is None else ("words for the labels", "--word LABEL=WORD")
         raise InputError(f"The verbalizer needs {what}: give {flag}, or a card with [[patterns]] and [verbalizer].")
     return {"pattern": pattern, "words": words}
+
+
+def _own_words(task: Task, pattern: str | None) -> Mapping[str, Sequence[str]]:
+    """The card's words for a pattern: its own, or else the verbalizer's."""
+    return next((prompt.words for prompt in task.prompts if prompt.pattern == pattern and prompt.words), task.verbalizer)
 
 
 def _words(given: Sequence[str]) -> dict[str, list[str]]:

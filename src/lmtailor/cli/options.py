@@ -60,6 +60,8 @@ class ReadoutOptions:
     """head, a classifier on hidden states; or verbalizer, a pattern whose gap the model fills with a label's word."""
     pattern: str | None = None
     """The verbalizer's pattern, such as "{sentence} It was {mask}."; else the card's first one."""
+    pattern_name: str | None = None
+    """Instead of a pattern: the name of one of the card's patterns or templates, with its words."""
     word: tuple[str, ...] = ()
     """LABEL=WORD: a word that stands for a label in the gap; at least one for each label, else the card's."""
 

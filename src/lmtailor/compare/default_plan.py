@@ -38,13 +38,14 @@ def proposed_verbalizer(task: Task) -> Verbalizer | None:
     """The task card's pattern and words, else a plain question with the labels' names; None if these are no words."""
     if task.kind != "classification":
         return None
-    words = dict(task.verbalizer)
+    prompt = next(iter(task.prompts), None)
+    words = dict((prompt.words if prompt is not None else None) or task.verbalizer)
     if not words:
         if not all(any(char.isalpha() for char in label) for label in task.labels):
             return None
         words = {label: (label.replace("_", " ").strip(),) for label in task.labels}
     plain = "\n".join(f"{{{column}}}" for column in task.text) + "\nLabel: {mask}"
-    return Verbalizer(next(iter(task.patterns), plain), words)
+    return Verbalizer(plain if prompt is None else prompt.pattern, words)
 
 
 def _cells(base: Base, task: Task, name: str) -> Iterator[Cell]:

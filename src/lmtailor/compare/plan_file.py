@@ -17,7 +17,7 @@ lora16 = { name = "lora", rank = 16 }
 
 [readouts.asked]
 name = "verbalizer"
-pattern = "{text} It was {mask}."
+pattern = "{text} It was {mask}."        # or pattern_name = "was": a pattern of the card by its name, with its words
 words = { negative = ["terrible"], positive = ["great"] }
 
 [trainings]
@@ -64,10 +64,14 @@ from lmtailor.fit.training import Training
 from lmtailor.methods import catalogue
 from lmtailor.methods.method import Method
 from lmtailor.readouts.registry import get_readout
+from lmtailor.readouts.verbalizer import Verbalizer
 from lmtailor.strategies.strategy import Strategy
+from lmtailor.tasks.card import load_task
 
 T = TypeVar("T")
 
+PROMPT = "pattern_name"
+"""Setting of a verbalizer in a plan, instead of pattern and words: the name of one of the card's patterns."""
 _CHOICES = ("base", "readout", "method", "training", "strategy")
 _SECTIONS = ("bases", "methods", "readouts", "trainings", "strategies", "cells")
 
@@ -174,7 +178,7 @@ class _Reader:
         plan = Plan(
             cells=tuple(cells),
             bases=self.bases,
-            task=None if top.task is None else Path(os.path.normpath(self.folder / Path(top.task).expanduser())),
+            task=self.task,
             metrics=top.metrics,
             budget=top.budget,
             reference=top.reference,
@@ -312,7 +316,27 @@ class _Reader:
             raise InputError(f"{place}{_in(self.source)}: there is no readout {name!r}. {near(name, (*entries, *READOUT_NAMES))}")
         if name == MAJORITY:
             return name, from_mapping(Majority, settings, path=place, source=self.source)
+        if PROMPT in settings:
+            settings = self._prompted(name, settings, place)
         return name, from_mapping(get_readout(name), settings, path=place, source=self.source)
+
+    def _prompted(self, name: str, settings: Mapping[str, object], place: str) -> dict[str, object]:
+        """The settings of a verbalizer with the pattern and the words that the card has under a name."""
+        wanted = self._text(settings[PROMPT], f"{place}.{PROMPT}", "the name of one of the card's patterns")
+        clash = next((key for key in ("pattern", "words") if key in settings), None)
+        if clash is not None or get_readout(name) is not Verbalizer:
+            what = "a head has none" if clash is None else f"{clash} is given too"
+            raise InputError(f"{place}.{PROMPT}{_in(self.source)} names a pattern and its words, but {what}. Leave one out.")
+        if self.task is None:
+            raise InputError(f"{place}.{PROMPT}{_in(self.source)} is a pattern of the task's card, but the plan names no task.")
+        found = load_task(self.task).prompt(wanted)
+        rest = {key: value for key, value in settings.items() if key != PROMPT}
+        return {"pattern": found.pattern, "words": dict(found.words), **rest}
+
+    @property
+    def task(self) -> Path | None:
+        """The card, with its path counted from the plan's folder."""
+        return None if self.top.task is None else Path(os.path.normpath(self.folder / Path(self.top.task).expanduser()))
 
     def _named(self, value: object, place: str, default: str | None) -> tuple[str, dict[str, object]]:
         """The name and the settings of "name" or { name = …, setting = … }; an entry's key may stand for its name."""

@@ -30,10 +30,16 @@ text = "review"
 
 [[patterns]]
 text = "{sentence} It was {mask}."
+name = "was"                             # without it: its number, from 1
+words = { negative = ["bad"], positive = ["good"] }   # without it: those of [verbalizer]
 
 [verbalizer]
 negative = ["terrible"]
 positive = ["great"]
+
+[templates]                              # or templates = "prompts.yaml"
+file = "prompts.yaml"                    # templates in Jinja, as promptsource has them
+use = ["asked", "told"]                  # without it: all that are patterns
 """
 
 import tomllib
@@ -47,9 +53,12 @@ from lmtailor.tasks.build import STANDARD, Part, Schema
 from lmtailor.tasks.example import TaskKind
 from lmtailor.tasks.formats.hub import read_dataset
 from lmtailor.tasks.formats.text import read_text
+from lmtailor.tasks.prompt import Prompt
 from lmtailor.tasks.read import Format, read_table
 from lmtailor.tasks.table import Table
 from lmtailor.tasks.task import Task
+from lmtailor.tasks.templates.collection import read_templates
+from lmtailor.tasks.with_templates import with_collection
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,6 +137,21 @@ class Pattern:
     """A table of `[[patterns]]`."""
 
     text: str
+    name: str | None = None
+    """None: its number, from 1."""
+    words: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Label -> words; empty: those of `[verbalizer]`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Templates:
+    """The table `[templates]`."""
+
+    file: str
+    """A YAML file as promptsource has them, from the card's folder."""
+    use: tuple[str, ...] | None = None
+    """Names of templates, in the order of the task's prompts; those that compute their input are rendered into columns.
+    None: all that need no column."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,6 +176,8 @@ class Card:
     limits: Mapping[str, int] = field(default_factory=dict)
     seed: int = 0
     patterns: tuple[Pattern, ...] = ()
+    templates: str | Templates | None = None
+    """A file's name alone stands for that file's templates."""
     verbalizer: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -198,14 +224,21 @@ def load_task(path: str | Path, *, overrides: Iterable[str] = ()) -> Task:
         limits=card.limits,
         seed=card.seed,
     )
-    return Task.from_parts(
+    task = Task.from_parts(
         _parts(card, path.parent),
         schema,
         name=card.name or path.stem,
         metrics=card.metrics,
-        patterns=[pattern.text for pattern in card.patterns],
+        patterns=[
+            Prompt(name=str(number) if pattern.name is None else pattern.name, pattern=pattern.text, words=pattern.words)
+            for number, pattern in enumerate(card.patterns, start=1)
+        ],
         verbalizer=card.verbalizer,
     )
+    if card.templates is None:
+        return task
+    chosen = Templates(file=card.templates) if isinstance(card.templates, str) else card.templates
+    return with_collection(task, read_templates(path.parent / chosen.file), chosen.use)
 
 
 def task_from_files(  # noqa: PLR0913 - what a card would say, as the command line's options

@@ -12,7 +12,10 @@ from lmtailor.tasks.example import Example, Split, TaskKind
 from lmtailor.tasks.few_shot import Shots, few_shot_splits
 from lmtailor.tasks.metrics import get_metric
 from lmtailor.tasks.overlap import overlap_notes
+from lmtailor.tasks.prompt import Prompt, named
 from lmtailor.tasks.table import table_of_records
+from lmtailor.tasks.templates.convert import Shape, plain_prompt, rendered
+from lmtailor.tasks.templates.template import JinjaTemplate
 
 __all__ = ["Example", "Split", "Task", "TaskKind"]
 
@@ -42,8 +45,8 @@ class Task:
     """Which of the splits are out-of-domain test sets."""
     extra: tuple[str, ...] = ()
     """Further columns of the examples, which patterns may use."""
-    patterns: tuple[str, ...] = ()
-    """Patterns that the card proposes, as text; readouts parse them."""
+    prompts: tuple[Prompt, ...] = ()
+    """Patterns that the card proposes, by name; the first one is taken where none is named."""
     verbalizer: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Label -> the words that stand for it, as the card proposes; empty: none proposed."""
     notes: tuple[str, ...] = ()
@@ -63,7 +66,29 @@ class Task:
                 raise InputError(
                     f"{name!r} cannot be an out-of-domain set: it must be a split, and none of {', '.join(STANDARD)}."
                 )
-        self._check_verbalizer()
+        named(self.prompts)
+        for words in (self.verbalizer, *(prompt.words for prompt in self.prompts)):
+            self._check_words(words)
+
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        """The patterns of the prompts."""
+        return tuple(prompt.pattern for prompt in self.prompts)
+
+    def prompt(self, name: str) -> Prompt:
+        """The prompt of this name, with words for every label: its own, or else the verbalizer's.
+
+        Raises:
+            InputError: there is none, or there are no words.
+        """
+        names = [prompt.name for prompt in self.prompts]
+        if name not in names:
+            raise InputError(f"The task {self.name} has no pattern named {name!r}. {near(name, names)}")
+        found = self.prompts[names.index(name)]
+        words = found.words or self.verbalizer
+        if not words:
+            raise InputError(f"The pattern {name!r} has no words for the labels. Give it words, or the card a [verbalizer].")
+        return replace(found, words=words)
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -114,6 +139,41 @@ class Task:
         splits = few_shot_splits(self.splits, self.kind, self.labels, self.text, shots)
         return replace(self, splits=splits, notes=overlap_notes(splits, self.text))
 
+    def with_template(self, template: JinjaTemplate, *, column: str = "prompt", seed: int = 0) -> "Task":
+        """The task with a template as its first prompt.
+
+        A template whose input is text and columns becomes a pattern. One that computes its input is rendered for every
+        example into a further column, and the pattern is "{prompt} {mask}"; whoever predicts with it gives that column.
+
+        Args:
+            template: as promptsource writes them; see `lmtailor.tasks.templates.convert`.
+            column: name of the further column, where there is one.
+            seed: of what the template draws.
+
+        Raises:
+            TemplateError: the template does not fit the task; the message says why.
+            InputError: regression, or there is a column of that name already.
+        """
+        shape = self.template_shape()
+        prompt, splits, extra = plain_prompt(template, shape), self.splits, self.extra
+        if prompt is None:
+            if column in self.columns:
+                raise InputError(f"The task {self.name} has a column {column!r}. Give the template's column another name.")
+            splits, prompt = rendered(template, self.splits, shape, column, seed=seed)
+            extra = (*extra, column)
+        others = tuple(one for one in self.prompts if one.name != prompt.name)
+        return replace(self, splits=splits, extra=extra, prompts=(prompt, *others))
+
+    def template_shape(self) -> Shape:
+        """What templates must fit.
+
+        Raises:
+            InputError: the task is regression.
+        """
+        if self.kind != "classification":
+            raise InputError(f"Templates answer with words for labels; the task {self.name} is a {self.kind} without any.")
+        return Shape(columns=self.columns, label=self.label, labels=self.labels)
+
     @classmethod
     def from_records(  # noqa: PLR0913 - the one door for data in memory; every argument is a key of a card
         cls,
@@ -130,7 +190,7 @@ class Task:
         label_map: Mapping[str, str] | None = None,
         metrics: Sequence[str] | None = None,
         extra: Sequence[str] = (),
-        patterns: Sequence[str] = (),
+        patterns: Sequence[str | Prompt] = (),
         verbalizer: Mapping[str, Sequence[str]] | None = None,
         dev_fraction: float | None = None,
         limits: Mapping[str, int] | None = None,
@@ -152,7 +212,7 @@ class Task:
             label_map: label as in the rows -> label of the task.
             metrics: names of metrics; None: `default_metrics`.
             extra: further columns for patterns.
-            patterns: proposals for `Verbalizer` readouts, as text.
+            patterns: proposals for `Verbalizer` readouts, as text or with a name and words of their own.
             verbalizer: label -> words that may stand for it.
             dev_fraction: share of train's texts to hold out as dev.
             limits: split -> the most examples to keep.
@@ -184,7 +244,7 @@ class Task:
         *,
         name: str,
         metrics: Sequence[str] | None = None,
-        patterns: Sequence[str] = (),
+        patterns: Sequence[str | Prompt] = (),
         verbalizer: Mapping[str, Sequence[str]] | None = None,
     ) -> "Task":
         """A task from tables; parts that are not train, dev, test or unlabelled are out-of-domain sets.
@@ -205,20 +265,20 @@ class Task:
             splits=built.splits,
             ood=tuple(part for part in parts if part not in STANDARD),
             extra=schema.extra,
-            patterns=tuple(patterns),
+            prompts=named(patterns),
             verbalizer={key: tuple(words) for key, words in (verbalizer or {}).items()},
             notes=built.notes,
         )
 
-    def _check_verbalizer(self) -> None:
-        if self.kind != "classification" or not self.verbalizer:
+    def _check_words(self, verbalizer: Mapping[str, tuple[str, ...]]) -> None:
+        if self.kind != "classification" or not verbalizer:
             return
-        for label, words in self.verbalizer.items():
+        for label, words in verbalizer.items():
             if label not in self.labels:
                 raise InputError(f"The verbalizer has words for {label!r}, which is no label. {near(label, self.labels)}")
             if not words or not all(word.strip() for word in words):
                 raise InputError(f"The verbalizer's words for {label!r} are {list(words)}. Give at least one, none empty.")
-        missing = [label for label in self.labels if label not in self.verbalizer]
+        missing = [label for label in self.labels if label not in verbalizer]
         if missing:
             raise InputError(f"The verbalizer has no words for {', '.join(map(repr, missing))}. Every label needs some.")
 
