@@ -76,5 +76,5 @@ class Strategy(Variants, ABC):
         """
 
 
-OTHERS = frozenset({"adapt", "desk", "ensemble", "sensitivity"})
+OTHERS = frozenset({"adapt", "desk", "ensemble", "prompt_closeness", "sensitivity"})
 """Files of this room that hold no strategy."""
