@@ -8,9 +8,9 @@ from sklearn.metrics import f1_score
 
 from lmtailor.compare.folder import About, Answers
 from lmtailor.compare.leaderboard import Leaderboard, Run, make_leaderboard
-from lmtailor.compare.statistics import mean_scores
 from lmtailor.core.errors import InputError
 from lmtailor.tasks.metrics import paired_difference
+from lmtailor.tasks.metrics.means import mean_scores
 from tests.compare.synthetic import demo_about, demo_runs
 
 RESAMPLES = 300

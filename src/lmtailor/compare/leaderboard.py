@@ -12,9 +12,9 @@ import numpy as np
 from lmtailor.compare.folder import About, Answers, Numbers
 from lmtailor.compare.numbers import listed
 from lmtailor.compare.record import RunRecord, Touch
-from lmtailor.compare.statistics import mean_scores
 from lmtailor.core.errors import InputError, near
 from lmtailor.tasks.metrics import PairedTest, Score, get_metric, paired_difference
+from lmtailor.tasks.metrics.means import mean_scores
 
 LEVEL = 0.05
 """A difference with a smaller p-value is called significant.

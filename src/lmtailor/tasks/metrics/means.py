@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lmtailor.core.errors import InputError
-from lmtailor.tasks.metrics import Score, get_metric
+from lmtailor.tasks.metrics.metric import get_metric
+from lmtailor.tasks.metrics.score import Score
 
 Floats = NDArray[np.float64]
 
