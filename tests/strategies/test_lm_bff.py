@@ -10,6 +10,7 @@ import torch
 
 from lmtailor.base.base import Base
 from lmtailor.core.errors import InputError, TrainingError, UnsupportedError
+from lmtailor.fit.callbacks.callback import Callback, Stepped
 from lmtailor.fit.fit import fit
 from lmtailor.fit.training import Training
 from lmtailor.infer.evaluate import evaluate
@@ -17,6 +18,7 @@ from lmtailor.methods.bitfit import BitFit
 from lmtailor.methods.frozen import Frozen
 from lmtailor.methods.full import Full
 from lmtailor.methods.lora import LoRA
+from lmtailor.readouts.demonstrations import Demonstrations, Similar
 from lmtailor.readouts.head import Head
 from lmtailor.readouts.verbalizer import Verbalizer
 from lmtailor.store.adapter import Adapter
@@ -114,6 +116,28 @@ def test_an_interrupted_work_goes_on_to_the_same_bits(what: str, number: int, ta
     assert told[-1] == ("fine-tuning label words", 4, 4)
 
 
+class Stops(Callback):
+    """Interrupts a fit after some steps, counted over all fits."""
+
+    def __init__(self, after: int) -> None:
+        self.left = after
+
+    def stepped(self, event: Stepped) -> None:
+        self.left -= 1
+        if not self.left:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("after", [3, 6])
+def test_an_interrupted_fit_of_a_candidate_goes_on_to_the_same_bits(after: int, task: Task, tmp_path: Path) -> None:
+    base, out = tiny_base("bert"), tmp_path / "a"
+    settings: dict[str, Any] = dict(strategy=SMALL, method=LoRA(rank=2), readout=START, training=SHORT)
+    with pytest.raises(KeyboardInterrupt):
+        adapt(base, task, **settings, out=out, callbacks=[Stops(after)])
+    assert list(work_folder(out).glob("words/.*.checkpoint/state.safetensors")), "it stopped within a fit"
+    same(adapt(base, task, **settings, out=out), adapt(base, task, **settings))
+
+
 def test_after_a_crash_nothing_that_is_done_is_done_again(task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     base, out = tiny_base("bert"), tmp_path / "a"
     settings: dict[str, Any] = dict(strategy=SMALL, method=LoRA(rank=2), readout=START, training=SHORT, out=out)
@@ -180,6 +204,34 @@ def test_the_pattern_may_come_from_the_card(bert: Base, task: Task) -> None:
         adapt(bert, task, strategy=SMALL, method=Frozen())
 
 
+@pytest.mark.parametrize("similar", [False, True])
+def test_demonstrations_are_shown_to_the_candidates(similar: bool, bert: Base, task: Task, tmp_path: Path) -> None:
+    bert.model.save_pretrained(tmp_path / "encoder")
+    bert.tokenizer.save_pretrained(tmp_path / "encoder")
+    like = Similar(encoder=str(tmp_path / "encoder")) if similar else None
+    shown = Demonstrations(k=1, per_class=True, similar=like, separator=" ")
+    strategy = LMBFF(top_words=3, candidates=2, demonstrations=shown)
+    adapter = adapt(bert, task, strategy=strategy, method=LoRA(rank=2), readout=START, training=SHORT)
+    assert isinstance(adapter.readout, Verbalizer)
+    drawn = adapter.readout.demonstrations
+    assert drawn is not None
+    assert drawn.similar == like
+    assert drawn.shown is not None
+    assert {one.label for one in drawn.shown} == {"neg", "pos"}
+    assert len(drawn.shown) == (16 if similar else 2)
+    without = adapt(bert, task, strategy=replace(strategy, demonstrations=None), method=Frozen(), readout=START)
+    found, plain = (one.provenance["search"]["word_candidates"] for one in (adapter, without))
+    assert [row["words"] for row in found] == [row["words"] for row in plain], "the search leaves them out"
+
+
+def test_what_was_measured_for_other_words_is_measured_again(bert: Base, task: Task) -> None:
+    measured = replace(START, normalise="pmi", prior=((-1.0, -2.0),))
+    adapter = adapt(bert, task, strategy=SMALL, method=Frozen(), readout=measured)
+    assert isinstance(adapter.readout, Verbalizer)
+    assert adapter.readout.normalise == "pmi"
+    assert adapter.readout.prior != measured.prior
+
+
 def test_what_it_refuses(bert: Base, task: Task) -> None:
     with pytest.raises(UnsupportedError, match="regression"):
         adapt(bert, grades(12, 6), strategy=SMALL, readout=START)
@@ -193,5 +245,8 @@ def test_what_it_refuses(bert: Base, task: Task) -> None:
     three = replace(task, labels=("neg", "pos", "mixed"))
     with pytest.raises(InputError, match="no example of 'mixed'"):
         adapt(bert, three, strategy=SMALL, readout=Verbalizer(PATTERN, {**ANY, "mixed": ("cat",)}))
+    trigger = Verbalizer("{sentence} {trigger} {mask}", ANY, trigger=("so",))
+    with pytest.raises(InputError, match="A trigger belongs to its pattern"):
+        adapt(tiny_base("gpt2"), task, strategy=LMBFF(search="templates"), readout=trigger)
     with pytest.raises(InputError, match="candidates must be at least 1; found 0"):
         LMBFF(candidates=0)

@@ -23,7 +23,7 @@ from tests.fit.tasks import sentiment
 from tests.strategies.taught import tiny_filler
 from tests.tiny import tiny_base
 
-WORDS = {"neg": ("bad",), "pos": ("good",)}
+WORDS: dict[str, tuple[str, ...]] = {"neg": ("bad",), "pos": ("good",)}
 START = Verbalizer("{sentence} {mask}", WORDS)
 ONE: Form = (0, "span", "word", "span")
 OTHER: Form = ("span", "word", "span", 0)
@@ -62,7 +62,7 @@ def test_scores_of_the_span_beam_are_those_of_plain_scoring(form: Form, monkeypa
     task, filler = sentiment(12, 4), tiny_filler()
     found = written(lambda: search_templates(tiny_base("bert"), task, START, form, filler, beam=30, longest=5), monkeypatch)
     assert len(found) == 30
-    assert filler.tokenizer.decode(found[0].tokens) == " it was<extra_id_1> so"
+    assert filler.tokenizer.decode(list(found[0].tokens)) == " it was<extra_id_1> so"
     first, second, third = (filler.tokenizer.convert_tokens_to_ids(f"<extra_id_{i}>") for i in range(3))
     for one in [*found[:4], *found[-4:]]:
         assert one.tokens.count(second) == 1

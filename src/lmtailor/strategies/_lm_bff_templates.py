@@ -33,6 +33,7 @@ from lmtailor.readouts.seq2seq import resolve_fill
 from lmtailor.readouts.verbalizer import Verbalizer
 from lmtailor.readouts.words import plain_ids
 from lmtailor.strategies._lm_bff_beam import Writer, Written, begin_spans, begin_texts, shared_beam
+from lmtailor.strategies._lm_bff_words import plain
 from lmtailor.tasks.example import Example
 from lmtailor.tasks.task import Task
 
@@ -131,7 +132,7 @@ def in_turn(each: Sequence[Sequence[Template]]) -> Iterator[Template]:
 def fits(base: Base, task: Task, readout: Verbalizer, pattern: str) -> bool:
     """Whether the base can take a pattern with the readout's words: its tokenizer may write the gap together with the text."""
     try:
-        replace(readout, pattern=pattern, demonstrations=None).bind(base, LabelSet.of(task), None)
+        replace(plain(readout), pattern=pattern).bind(base, LabelSet.of(task), None)
     except InputError:
         return False
     return True
@@ -168,8 +169,8 @@ def _filling(filler: Base, task: Task, examples: Sequence[Example], words: Seque
 def _continuing(base: Base, task: Task, readout: Verbalizer, examples: Sequence[Example], longest: int) -> Writer:
     """A causal base behind all examples."""
     pattern = " ".join([*(f"{{{name}}}" for name in task.text), "{mask}"])
-    plain = replace(readout, pattern=pattern, demonstrations=None, words={label: own[:1] for label, own in readout.words.items()})
-    reading = plain.bind(base, LabelSet.of(task), None, reserve=longest)
+    single = replace(plain(readout), pattern=pattern, words={label: own[:1] for label, own in readout.words.items()})
+    reading = single.bind(base, LabelSet.of(task), None, reserve=longest)
     for word in reading.words:
         if len(word.pieces) > 1:
             raise InputError(

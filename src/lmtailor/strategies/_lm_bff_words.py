@@ -101,6 +101,11 @@ def search_words(base: Base, task: Task, readout: Verbalizer, *, top: int, count
     )
 
 
+def plain(readout: Verbalizer) -> Verbalizer:
+    """A verbalizer without demonstrations, and without what acts on the scores of its words."""
+    return replace(readout, demonstrations=None, calibration=None, normalise="none", prior=None)
+
+
 class Gap:
     """The gap of a pattern as the plain base sees it."""
 
@@ -110,7 +115,7 @@ class Gap:
         Raises:
             InputError: there are no two.
         """
-        self.base, self._readout = base, replace(readout, demonstrations=None)
+        self.base, self._readout = base, plain(readout)
         # What stands in the gap does not depend on the words, so that any two of one token will do to bind the pattern with.
         self._labels = LabelSet(kind="classification", labels=("0", "1"), texts=task.text, extra=task.extra)
         self._pieces: dict[str, int | None] = {}

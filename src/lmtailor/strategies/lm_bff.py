@@ -9,9 +9,10 @@
 Every candidate is then fine-tuned, and the one that is best on dev is the adapter. The paper fine-tunes all parameters for 1,000
 steps, with dev scored every 100 and the best weights kept; learning rate and batch size are from {1e-5, 2e-5, 5e-5} × {2, 4, 8},
 in searches 1e-5 and 8 (by the authors' code), which is the default here. With `Frozen`, candidates are compared without training.
-The few examples of each label are those of the task: `Task.few_shot(16, seed)`. Demonstrations of the readout (section 6) are
-shown to the candidates; the searches leave them out, as the paper's do. The paper's "both" looks for words behind several
-templates, here behind the best.
+The few examples of each label are those of the task: `Task.few_shot(16, seed)`. Demonstrations (section 6) are shown to the
+candidates; the paper shows one of each label, from the half that is most like the input: `Demonstrations(k=1, per_class=True,
+similar=Similar(encoder=…))`. The searches leave demonstrations, calibration and normalisation out, as the paper's do. The authors'
+code looks for words behind several templates in "both", here it is behind the best.
 
 Gao, Fisch & Chen 2021, arXiv:2012.15723.
 """
@@ -23,6 +24,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 from lmtailor.core.errors import InputError, UnsupportedError
+from lmtailor.readouts.demonstrations import Demonstrations
 from lmtailor.readouts.labels import LabelSet
 from lmtailor.readouts.readout import Readout
 from lmtailor.readouts.verbalizer import Verbalizer, check_base
@@ -55,6 +57,9 @@ class LMBFF(Strategy):
     filler: str | None = None
     """What writes templates: a folder or hub id of a T5. None: the base itself, if it is a T5 or a causal model."""
 
+    demonstrations: Demonstrations | None = None
+    """Shown to the candidates; None: those of the readout, if it has any."""
+
     def __post_init__(self) -> None:
         for name in ("top_words", "width", "candidates", "beam", "longest"):
             if getattr(self, name) < 1:
@@ -71,7 +76,7 @@ class LMBFF(Strategy):
         """
         check_base(work.base, LabelSet.of(work.task))
         _check_splits(work.task)
-        start, tuner = _start(work.readout, work.task, self.search), Tuner(work)
+        start, tuner = self._start(work), Tuner(work)
         search: dict[str, Any] = {}
         winner: Winner | None = None
         if self.search != "words":
@@ -84,6 +89,15 @@ class LMBFF(Strategy):
         found = winner.candidate.readout
         search = {"pattern": found.pattern, "words": {label: list(own) for label, own in found.words.items()}} | search
         return replace(winner.adapter, provenance={**winner.adapter.provenance, "search": search})
+
+    def _start(self, work: Work) -> Verbalizer:
+        """What the search starts from, with nothing in it that was measured on other words or another pattern."""
+        start = _given(work.readout, work.task, self.search)
+        if start.trigger is not None and self.search != "words":
+            raise InputError("A trigger belongs to its pattern, and templates are searched for. Leave the trigger out.")
+        calibration = None if start.calibration is None else replace(start.calibration, shares=None)
+        shown = start.demonstrations if self.demonstrations is None else self.demonstrations
+        return replace(start, prior=None, calibration=calibration, demonstrations=shown)
 
     def _words(self, work: Work, start: Verbalizer, tuner: Tuner, search: dict[str, Any]) -> Winner:
         """The best assignment of words; what was found on the way is put into `search`."""
@@ -172,8 +186,8 @@ def _check_splits(task: Task) -> None:
         )
 
 
-def _start(readout: Readout | None, task: Task, search: str) -> Verbalizer:
-    """What the search starts from: the pattern and the words, as far as they are needed.
+def _given(readout: Readout | None, task: Task, search: str) -> Verbalizer:
+    """The pattern and the words that are given, as far as they are needed.
 
     Raises:
         InputError: there is no pattern to find words for, or there are no words to find templates for.
@@ -185,16 +199,18 @@ def _start(readout: Readout | None, task: Task, search: str) -> Verbalizer:
         raise UnsupportedError(
             f"LM-BFF searches prompts, and {type(readout).__name__} has none. Leave the readout out, or give a Verbalizer."
         )
-    if search == "words" and not task.patterns:
+    prompt = task.prompts[0] if task.prompts else None
+    words = task.verbalizer if prompt is None else prompt.words or task.verbalizer
+    if search == "words" and prompt is None:
         raise InputError(
             f'The search for label words needs a pattern, such as "{{{task.text[0]}}} It was {{mask}}."; the task {task.name} '
             "proposes none. Give a Verbalizer, or put patterns into the task's card."
         )
-    if search != "words" and not task.verbalizer:
+    if search != "words" and not words:
         raise InputError(
             f"The search for templates needs a word for each label, and the task {task.name} proposes none. Give a Verbalizer, "
             "or put a [verbalizer] into the task's card."
         )
     # What is searched for is filled in: any pattern will do, and the labels' names for words.
-    pattern = task.patterns[0] if task.patterns else f"{{{task.text[0]}}} {{mask}}"
-    return Verbalizer(pattern, task.verbalizer or {label: (label,) for label in task.labels})
+    pattern = f"{{{task.text[0]}}} {{mask}}" if prompt is None else prompt.pattern
+    return Verbalizer(pattern, words or {label: (label,) for label in task.labels})
