@@ -270,15 +270,68 @@ def test_parameters_besides_lora(tmp_path: Path, key: str, settings: dict[str, A
     assert_same_state(load_adapter(tmp_path / "again", base), adapter)
 
 
-def test_what_peft_trains_apart_and_is_one_here_is_refused(tmp_path: Path) -> None:
+@pytest.mark.filterwarnings("ignore:You have requested `ensure_weight_tying`")
+@pytest.mark.parametrize("settings", [dict(modules_to_save=["lm_head"]), dict(modules_to_save=["wte"], ensure_weight_tying=True)])
+def test_what_peft_trains_apart_and_is_one_here_is_refused(tmp_path: Path, settings: dict[str, Any]) -> None:
+    """PEFT does not know that GPT-2's `wte` is a table of words."""
     base = tiny_base("gpt2")
-    made_by_peft(
-        base, peft.LoraConfig(r=2, target_modules=["c_attn"], fan_in_fan_out=True, modules_to_save=["lm_head"]), tmp_path
-    )
-    with pytest.raises(
-        AdapterFileError, match=r"modules_to_save has 'lm_head', which shares its weight with transformer.wte.weight"
-    ):
+    made_by_peft(base, peft.LoraConfig(r=2, target_modules=["c_attn"], fan_in_fan_out=True, **settings), tmp_path)
+    with pytest.raises(AdapterFileError, match=r"modules_to_save has '.*', which shares its weight with .*(wte|lm_head).weight"):
         load_adapter(tmp_path, base)
+
+
+TIED: list[tuple[str, dict[str, Any], list[str]]] = [
+    ("llama", dict(target_modules=["q_proj"], modules_to_save=["embed_tokens"]), ["lora", "select"]),
+    ("llama", dict(target_modules=["q_proj"], modules_to_save=["lm_head"]), ["lora", "select"]),
+    ("llama", dict(target_modules=["q_proj"], modules_to_save=["lm_head", "embed_tokens", "norm"]), ["lora", "select"]),
+    ("llama", dict(target_modules=["q_proj", "embed_tokens"]), ["lora"]),
+    ("llama", dict(target_modules=["lm_head", "embed_tokens"]), ["lora"]),
+    ("llama", dict(target_modules=["q_proj"], trainable_token_indices=[5, 6]), ["lora", "select"]),
+]
+
+
+@pytest.mark.filterwarnings("ignore:You have requested `ensure_weight_tying`")  # rows of tokens are tied without it
+@pytest.mark.parametrize(("key", "settings", "parts"), TIED, ids=lambda value: value if isinstance(value, str) else "")
+def test_modules_that_share_a_weight_and_are_trained_as_one(
+    tmp_path: Path, key: str, settings: dict[str, Any], parts: list[str]
+) -> None:
+    base = tiny_base(key, tie_word_embeddings=True)
+    adapted = made_by_peft(base, peft.LoraConfig(r=2, ensure_weight_tying=True, **settings), tmp_path)
+    adapter = load_adapter(tmp_path, base)
+    own = adapter.method.parts if isinstance(adapter.method, Union) else (adapter.method,)
+    assert [method_name(part) for part in own] == parts
+    inputs = tiny_inputs(base)
+    found = logits(base, adapter, inputs)
+    assert_close(real(found, inputs), real(peft_logits(adapted, inputs, found), inputs))
+    save_adapter(adapter, tmp_path / "again")
+    assert_same_state(load_adapter(tmp_path / "again", base), adapter)
+
+
+def test_copies_of_a_shared_weight_must_be_equal(tmp_path: Path) -> None:
+    base = tiny_base("llama", tie_word_embeddings=True)
+    config = peft.LoraConfig(r=2, ensure_weight_tying=True, target_modules=["q_proj"], modules_to_save=["lm_head"])
+    made_by_peft(base, config, tmp_path)
+    stored = load_file(tmp_path / "adapter_model.safetensors")
+    stored["base_model.model.lm_head.weight"][3] += 1
+    write_tensors(tmp_path / "adapter_model.safetensors", stored)
+    with pytest.raises(AdapterFileError, match=r"lm_head.weight' .* is not 'model.embed_tokens.weight', whose weight it shares"):
+        load_adapter(tmp_path, base)
+    del stored["base_model.model.model.embed_tokens.weight"]
+    write_tensors(tmp_path / "adapter_model.safetensors", stored)
+    with pytest.raises(AdapterFileError, match=r"lm_head.weight' .* has no equal in LORA here"):
+        load_adapter(tmp_path, base)
+
+
+@pytest.mark.parametrize("start", ["corda", "loftq", "lora_ga", "eva"])
+def test_settings_of_a_start_that_is_over_change_nothing(tmp_path: Path, start: str) -> None:
+    """As folders say that were converted when they were saved."""
+    base = tiny_base("llama")
+    adapted = made_by_peft(base, peft.LoraConfig(r=2, target_modules=["q_proj"]), tmp_path)
+    written = json.loads((tmp_path / "adapter_config.json").read_text())
+    (tmp_path / "adapter_config.json").write_text(json.dumps({**written, f"{start}_config": {"anything": 1}}))
+    adapter, inputs = load_adapter(tmp_path, base), tiny_inputs(base)
+    own = logits(base, adapter, inputs)
+    assert_close(real(own, inputs), real(peft_logits(adapted, inputs, own), inputs))
 
 
 def test_biases_that_nothing_here_trains_are_refused_unless_they_are_the_base_s(tmp_path: Path) -> None:
@@ -371,7 +424,9 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     (dict(target_parameters=["x"]), "target_parameters"),
     (dict(layer_replication=[[0, 2]]), "layer_replication"),
     (dict(init_lora_weights="pissa_niter_4"), "init_lora_weights"),
-    (dict(init_lora_weights="loftq"), "init_lora_weights"),
+    (dict(init_lora_weights="loftq", loftq_config={"loftq_bits": 4}), "init_lora_weights is 'loftq'"),
+    (dict(init_lora_weights="corda", corda_config={}), "init_lora_weights is 'corda'"),
+    (dict(init_lora_weights="lora_ga", lora_ga_config={}), "init_lora_weights is 'lora_ga'"),
     (dict(init_lora_weights=1), "init_lora_weights"),
     (dict(a_new_key=1), "a_new_key"),
     (dict(use_dorra=False), "use_dorra"),

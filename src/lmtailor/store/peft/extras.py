@@ -5,7 +5,8 @@
     LORA trainable_token_indices     rows of a table of word embeddings; Select here, of the whole table
     (embeddings are adapted)         the table itself once more, which PEFT does not train
 
-Parameters that are as in the base change nothing, wherever they stand.
+Parameters that are as in the base change nothing, wherever they stand. With `ensure_weight_tying`, PEFT trains modules that share
+a weight as one, and stores it once for each of them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,14 +24,14 @@ from lmtailor.methods.bitfit import BitFit
 from lmtailor.methods.method import Method
 from lmtailor.methods.select import Select
 from lmtailor.methods.union import Union
-from lmtailor.store.peft.config import TENSORS, names
+from lmtailor.store.peft.config import TENSORS, flag, names
 from lmtailor.store.peft.kind import PREFIX, Folder, Found, Shape
 from lmtailor.store.peft.targets import pattern_of
 
 LAYER = ".base_layer"
 """Between the path of a module that the method is at and its own parameters."""
 _ROWS = ".token_adapter.trainable_tokens_delta"
-Sort = Literal["bias", "module", "same"]
+Sort = Literal["bias", "module", "same", "tied"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +41,7 @@ class Extra:
     path: str
     """In the base's model."""
     sort: Sort
-    """A new bias, part of a new module, or what must be as in the base."""
+    """A new bias, part of a new module, what must be as in the base, or a copy of a parameter that another tensor holds."""
     site: Site | None
     """Whose parameter it is."""
     rows: tuple[int, ...] | None = None
@@ -84,8 +85,11 @@ class Extras:
             AdapterFileError: a parameter that cannot be trained here is not as in the base.
         """
         own = _parameters(self.base)
-        new = {extra.path: extra.value(tensors[name], own[extra.path]) for name, extra in self.found.items()}
+        main = {name: extra for name, extra in self.found.items() if extra.sort != "tied"}
+        new = {extra.path: extra.value(tensors[name], own[extra.path]) for name, extra in main.items()}
         for name, extra in self.found.items():
+            if extra.sort == "tied" and not (extra.path in new and torch.equal(tensors[name], new[extra.path])):
+                raise AdapterFileError(f"{name[:120]!r} in {TENSORS} is not {extra.path!r}, whose weight it shares in the base.")
             if extra.sort == "same" and not torch.equal(tensors[name], own[extra.path].detach().float().cpu()):
                 raise AdapterFileError(f"{name[:120]!r} in {TENSORS} is not as in the base, and nothing here trains it alone.")
         out = []
@@ -129,7 +133,7 @@ def _extras(folder: Folder, known: Mapping[str, Any]) -> Extras:
         extra = _extra(folder, name) if name not in known and name.startswith(PREFIX) else None
         if extra is None:
             continue
-        if extra.path in {other.path for other in found.values()}:
+        if extra.sort != "tied" and extra.path in {other.path for other in found.values() if other.sort != "tied"}:
             raise AdapterFileError(f"{name[:120]!r} in {TENSORS} names a parameter that another tensor names too.")
         found[name] = extra
     return Extras(base=folder.base, found=found)
@@ -146,19 +150,29 @@ def _extra(folder: Folder, name: str) -> Extra | None:
     if path not in parameters or (folder.task == "SEQ_CLS" and folder.outline.in_trunk(module) is None):
         return None
     site = next((site for site in folder.base.sites.values() if site.module == module and site.part is None), None)
-    if folder.task != "SEQ_CLS" and _saved(config, asked):
-        owners = [other for other, value in parameters.items() if value is parameters[path]]
-        if len(owners) > 1:
+    owners = [other for other, value in parameters.items() if value is parameters[path]]
+    tied = len(owners) > 1 and flag(config, "ensure_weight_tying") and all(_stored(folder, owner) for owner in owners)
+    saved = [asked, *(owner.rpartition(".")[0] for owner in owners if tied)]
+    if folder.task != "SEQ_CLS" and any(_saved(config, one) for one in saved):
+        if len(owners) > 1 and not tied:
             raise AdapterFileError(
                 f"modules_to_save has {asked[:120]!r}, which shares its weight with {' and '.join(set(owners) - {path})}. PEFT "
-                "trains it apart from them, and here they are one."
+                "trains it apart from them, and here they are one, as they are in PEFT with ensure_weight_tying."
             )
+        if tied and path != owners[0]:
+            return Extra(path=owners[0], sort="tied", site=site)
         return Extra(path=path, sort="same" if site is None else "module", site=site)
     bias = config.get("bias", "none")
     if field == "bias" and bias != "none" and (bias == "all" or asked.endswith(LAYER)):
         trained = site is not None and site.kind in ("projection", "norm") and site.name != "lm_head"
         return Extra(path=path, sort="bias" if trained else "same", site=site)
     return Extra(path=path, sort="same", site=site) if asked.endswith(LAYER) else None
+
+
+def _stored(folder: Folder, path: str) -> bool:
+    """Whether a parameter is in the file, whatever class of the family names it."""
+    own = (name.removeprefix(PREFIX).rpartition(".") for name in folder.header if name.endswith(f".{path.rpartition('.')[2]}"))
+    return any(f"{folder.outline.find(module)}.{field}" == path for module, _, field in own)
 
 
 def _rows(folder: Folder, asked: str) -> Extra:

@@ -38,6 +38,9 @@ KEYS = frozenset(
         "layers_pattern",
         "init_lora_weights",
         "fan_in_fan_out",  # PEFT corrects it to what the module is, and stores the same shapes for both
+        "ensure_weight_tying",
+        # Only read by the starts of these names.
+        *("corda_config", "eva_config", "loftq_config", "lora_ga_config"),
         "megatron_core",  # only read with megatron_config
         "qalora_group_size",  # only read with use_qalora
     }
@@ -45,13 +48,8 @@ KEYS = frozenset(
 AT_REST: Mapping[str, tuple[Any, ...]] = {
     "alora_invocation_tokens": (None,),
     "arrow_config": (None,),
-    "corda_config": (None,),
-    "ensure_weight_tying": (False,),
-    "eva_config": (None,),
     "kasa_config": (None,),
     "layer_replication": (None, []),
-    "loftq_config": ({}, None),
-    "lora_ga_config": (None,),
     "megatron_config": (None,),
     "monteclora_config": (None,),
     "target_parameters": (None, []),
@@ -163,8 +161,8 @@ def _start(config: Mapping[str, Any]) -> str | None:
         return None
     if not isinstance(start, str) or start not in COMPUTED_STARTS:
         raise AdapterFileError(
-            f"init_lora_weights is {str(given)[:40]!r}, with which PEFT changes the base's own weights on loading. Save it in "
-            "PEFT with path_initial_model_for_weight_conversion."
+            f"init_lora_weights is {str(given)[:40]!r}, with which PEFT changes the base's own weights by what the folder does "
+            "not have. Save it in PEFT with path_initial_model_for_weight_conversion."
         )
     return start
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 
 from lmtailor.base.sites import Site, SiteKind
 from lmtailor.core.errors import AdapterFileError, UnsupportedError, near
-from lmtailor.store.peft.config import TENSORS
+from lmtailor.store.peft.config import TENSORS, flag
 from lmtailor.store.peft.kind import PREFIX, Folder, Target
 from lmtailor.store.peft.targets import check_targets
 from lmtailor.store.peft.task import module_path
@@ -66,8 +66,10 @@ def named_sites(folder: Folder, ending: str, kind: SiteKind) -> dict[str, Site]:
     paths = [name[len(PREFIX) : -len(ending)] for name in folder.header if name.startswith(PREFIX) and name.endswith(ending)]
     if not paths:
         raise AdapterFileError(f"{TENSORS} has no tensor whose name ends in {ending}.")
-    check_targets(folder.config, paths)
     outline = folder.outline
+    # What shares its weight with a module that is named is adapted with it, and not named itself.
+    tied = outline.shared if flag(folder.config, "ensure_weight_tying") else frozenset()
+    check_targets(folder.config, [path for path in paths if f"{outline.find(path)}.weight" not in tied])
     own = {site.module: site for site in outline.sites.values() if site.kind == kind and site.part is None}
     found: dict[str, Site] = {}
     for path in paths:
