@@ -16,6 +16,7 @@ from lmtailor.readouts.head import Head
 from lmtailor.readouts.labels import LabelSet
 from lmtailor.readouts.readout import Reading, take_rows
 from lmtailor.readouts.verbalizer import Verbalizer, VerbalizerReading
+from lmtailor.readouts.words import single_pieces
 from lmtailor.tasks.example import Example
 from tests.readouts.examples import SCALE, SENTIMENT, decoded, line_break_base, sentences
 from tests.tiny import tiny_base
@@ -308,3 +309,13 @@ def test_settings_round_trip() -> None:
     assert from_mapping(Verbalizer, to_mapping(settings)) == settings
     read = from_mapping(Verbalizer, {"pattern": "{sentence} {mask}", "words": {"neg": ["bad"], "pos": ["good"]}})
     assert read.words == {"neg": ("bad",), "pos": ("good",)}
+
+
+def test_where_one_piece_is_needed_the_pieces_are_shown() -> None:
+    base = tiny_base("bert")
+    found = single_pieces(base.tokenizer, bound(base, SINGLE).words, who="It", instead="")
+    assert base.tokenizer.convert_ids_to_tokens(list(found)) == ["awful", "great"]
+    with pytest.raises(
+        InputError, match=r"'xyz' is \['x', '##y', '##z'\] to the tokenizer, and It reads words of one token. Stop\."
+    ):
+        single_pieces(base.tokenizer, bound(base, {"neg": ("xyz",), "pos": ("great",)}).words, who="It", instead="Stop.")

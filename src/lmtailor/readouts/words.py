@@ -84,6 +84,27 @@ def label_words(
     return tuple(found)
 
 
+def single_pieces(tokenizer: PreTrainedTokenizerBase, words: Sequence[LabelWord], *, who: str, instead: str) -> tuple[int, ...]:
+    """The one token of each label word, for what reads words of one token only.
+
+    Args:
+        tokenizer: the model's.
+        words: the label words.
+        who: what reads them, such as "AutoPrompt".
+        instead: what to do where one has several, a sentence.
+
+    Raises:
+        InputError: a word of several tokens; the message shows them.
+    """
+    for word in words:
+        if len(word.pieces) > 1:
+            pieces = tokenizer.convert_ids_to_tokens(list(word.pieces))
+            raise InputError(
+                f"The label word {word.word!r} is {pieces} to the tokenizer, and {who} reads words of one token. {instead}"
+            )
+    return tuple(word.pieces[0] for word in words)
+
+
 def _pieces(tokenizer: PreTrainedTokenizerBase, pattern: Pattern, word: str, alone: bool) -> tuple[int, ...]:
     if not word or word != word.strip():
         raise InputError(

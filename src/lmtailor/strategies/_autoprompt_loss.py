@@ -27,6 +27,7 @@ from lmtailor.readouts.cutting import tokenise_within
 from lmtailor.readouts.labels import column_texts
 from lmtailor.readouts.readout import read_states
 from lmtailor.readouts.verbalizer_reading import VerbalizerReading
+from lmtailor.readouts.words import single_pieces
 from lmtailor.tasks.example import Example
 
 
@@ -70,13 +71,9 @@ class TriggerLoss:
         """
         self.base, self.reading, self.rows = base, reading, rows
         words = [[word for word in reading.words if word.label == label] for label in range(len(reading.labels))]
-        for word in reading.words:
-            if len(word.pieces) > 1:
-                pieces = base.tokenizer.convert_ids_to_tokens(list(word.pieces))
-                raise InputError(
-                    f"The label word {word.word!r} is {pieces} to the tokenizer, and AutoPrompt reads words of one token. "
-                    "Choose another word, or let label_words=search find some."
-                )
+        single_pieces(
+            base.tokenizer, reading.words, who="AutoPrompt", instead="Choose another word, or let label_words=search find some."
+        )
         most = max(map(len, words))
         self.words_CW = torch.tensor(
             [[word.pieces[0] for word in own] + [own[0].pieces[0]] * (most - len(own)) for own in words], device=base.device
