@@ -62,7 +62,7 @@ class Strategy(Variants, ABC):
     @classmethod
     def variants(cls) -> Mapping[str, type[Any]]:
         """All strategies by name."""
-        return discovered(Strategy, others=OTHERS)
+        return discovered(Strategy, alone=False)
 
     @abstractmethod
     def run(self, work: Work) -> Adapter:
@@ -74,7 +74,3 @@ class Strategy(Variants, ABC):
             InputError: settings that do not fit the base or the data.
             UnsupportedError: it has no meaning on this architecture, or with the method or readout that was asked for.
         """
-
-
-OTHERS = frozenset({"adapt", "desk", "ensemble", "prompt_closeness", "sensitivity"})
-"""Files of this room that hold no strategy."""
