@@ -20,12 +20,12 @@ T = TypeVar("T")
 
 
 @cache
-def discovered(base: type[T], *, others: frozenset[str] = frozenset()) -> dict[str, type[T]]:
+def discovered(base: type[T], *, alone: bool = True) -> dict[str, type[T]]:
     """Every variant by name, in alphabetical order.
 
     Args:
         base: the class that variants are subclasses of. Its module's room is searched.
-        others: files of the room that hold no variant, besides the class's own.
+        alone: whether the room holds nothing else, so that a file without a variant is a mistake.
 
     Raises:
         InputError: a file or an entry point does not hold exactly one variant, or takes the name of another.
@@ -33,8 +33,11 @@ def discovered(base: type[T], *, others: frozenset[str] = frozenset()) -> dict[s
     room, _, own = base.__module__.rpartition(".")
     found: dict[str, type[T]] = {}
     for info in pkgutil.iter_modules(sys.modules[room].__path__):
-        if info.name != own and info.name not in others and not info.name.startswith("_"):
-            found[info.name] = _only_variant(importlib.import_module(f"{room}.{info.name}"), base)
+        if info.name != own and not info.name.startswith("_"):
+            variants = _variants(importlib.import_module(f"{room}.{info.name}"), base)
+            if len(variants) > 1 or (alone and not variants):
+                raise InputError(f"{room}.{info.name} must define exactly one {base.__name__}; it defines {len(variants)}.")
+            found.update((info.name, variant) for variant in variants)
     for point in entry_points(group=room):
         variant = point.load()
         if not (inspect.isclass(variant) and issubclass(variant, base)):
@@ -47,12 +50,9 @@ def discovered(base: type[T], *, others: frozenset[str] = frozenset()) -> dict[s
     return dict(sorted(found.items()))
 
 
-def _only_variant(module: ModuleType, base: type[T]) -> type[T]:
-    own = [
+def _variants(module: ModuleType, base: type[T]) -> list[type[T]]:
+    return [
         value
         for value in vars(module).values()
         if inspect.isclass(value) and issubclass(value, base) and value.__module__ == module.__name__
     ]
-    if len(own) != 1:
-        raise InputError(f"{module.__name__} must define exactly one {base.__name__}; it defines {len(own)}.")
-    return own[0]

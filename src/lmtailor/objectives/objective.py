@@ -25,7 +25,7 @@ class Objective(Variants, ABC):
     @classmethod
     def variants(cls) -> Mapping[str, type[Any]]:
         """All objectives by name."""
-        return discovered(Objective, others=OTHERS)
+        return discovered(Objective, alone=False)
 
     @abstractmethod
     def losses(self, scores_BC: Tensor, targets: Tensor, kind: TaskKind) -> Tensor:
@@ -39,7 +39,3 @@ class Objective(Variants, ABC):
         Raises:
             InputError: the objective has no meaning for this kind of task.
         """
-
-
-OTHERS = frozenset({"consistency"})
-"""Files of this room that hold no objective."""
