@@ -10,7 +10,7 @@ import torch
 
 from lmtailor.base.base import Base
 from lmtailor.core.errors import InputError, TrainingError, UnsupportedError
-from lmtailor.fit.callbacks.callback import Callback, Stepped
+from lmtailor.fit.callbacks.callback import Callback, Ended, Evaluated, Started, Stepped
 from lmtailor.fit.fit import fit
 from lmtailor.fit.training import Training
 from lmtailor.infer.evaluate import evaluate
@@ -35,6 +35,7 @@ ANY = {"neg": ("neg",), "pos": ("pos",)}
 SHORT = Training(max_steps=4, batch_size=4, eval_every=2)
 SMALL = LMBFF(top_words=4, candidates=4)
 START = Verbalizer(PATTERN, ANY)
+TUNED: dict[str, Any] = dict(strategy=SMALL, method=LoRA(rank=2), readout=START, training=SHORT)
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +46,17 @@ def task() -> Task:
 @pytest.fixture(scope="module")
 def bert(task: Task) -> Base:
     return taught("bert", task)
+
+
+@pytest.fixture(scope="module")
+def tiny() -> Base:
+    return tiny_base("bert")
+
+
+@pytest.fixture(scope="module")
+def whole(tiny: Base, task: Task) -> Adapter:
+    """What LM-BFF makes of `TUNED` if nothing interrupts it."""
+    return adapt(tiny, task, **TUNED)
 
 
 def same(one: Adapter, other: Adapter) -> None:
@@ -104,15 +116,14 @@ def test_candidates_are_fine_tuned_and_the_best_on_dev_is_kept(family: str, meth
 @pytest.mark.parametrize(
     ("what", "number"), [("searching label words", 0), *(("fine-tuning label words", done) for done in (0, 1, 3, 4))]
 )
-def test_an_interrupted_work_goes_on_to_the_same_bits(what: str, number: int, task: Task, tmp_path: Path) -> None:
-    base = tiny_base("bert")
-    settings: dict[str, Any] = dict(strategy=SMALL, method=LoRA(rank=2), readout=START, training=SHORT)
-    whole = adapt(base, task, **settings)
+def test_an_interrupted_work_goes_on_to_the_same_bits(
+    what: str, number: int, tiny: Base, whole: Adapter, task: Task, tmp_path: Path
+) -> None:
     out = tmp_path / "a"
     with pytest.raises(KeyboardInterrupt):
-        adapt(base, task, **settings, out=out, tell=stopping_at(what, number))
+        adapt(tiny, task, **TUNED, out=out, tell=stopping_at(what, number))
     told: list[tuple[str, int, int]] = []
-    same(adapt(base, task, **settings, out=out, tell=lambda *event: told.append(event)), whole)
+    same(adapt(tiny, task, **TUNED, out=out, tell=lambda *event: told.append(event)), whole)
     assert told[-1] == ("fine-tuning label words", 4, 4)
 
 
@@ -122,25 +133,37 @@ class Stops(Callback):
     def __init__(self, after: int) -> None:
         self.left = after
 
+    def started(self, event: Started) -> None:
+        """Nothing."""
+
+    def evaluated(self, event: Evaluated) -> None:
+        """Nothing."""
+
+    def ended(self, event: Ended) -> None:
+        """Nothing."""
+
     def stepped(self, event: Stepped) -> None:
         self.left -= 1
         if not self.left:
             raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("after", [3, 6])
-def test_an_interrupted_fit_of_a_candidate_goes_on_to_the_same_bits(after: int, task: Task, tmp_path: Path) -> None:
-    base, out = tiny_base("bert"), tmp_path / "a"
-    settings: dict[str, Any] = dict(strategy=SMALL, method=LoRA(rank=2), readout=START, training=SHORT)
+@pytest.mark.parametrize("after", [3, 7])
+def test_an_interrupted_fit_of_a_candidate_goes_on_to_the_same_bits(
+    after: int, tiny: Base, whole: Adapter, task: Task, tmp_path: Path
+) -> None:
+    out = tmp_path / "a"
     with pytest.raises(KeyboardInterrupt):
-        adapt(base, task, **settings, out=out, callbacks=[Stops(after)])
+        adapt(tiny, task, **TUNED, out=out, callbacks=[Stops(after)])
     assert list(work_folder(out).glob("words/.*.checkpoint/state.safetensors")), "it stopped within a fit"
-    same(adapt(base, task, **settings, out=out), adapt(base, task, **settings))
+    same(adapt(tiny, task, **TUNED, out=out), whole)
 
 
-def test_after_a_crash_nothing_that_is_done_is_done_again(task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    base, out = tiny_base("bert"), tmp_path / "a"
-    settings: dict[str, Any] = dict(strategy=SMALL, method=LoRA(rank=2), readout=START, training=SHORT, out=out)
+def test_after_a_crash_nothing_that_is_done_is_done_again(
+    tiny: Base, task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, out = tiny, tmp_path / "a"
+    settings = {**TUNED, "out": out}
     with pytest.raises(KeyboardInterrupt):
         adapt(base, task, **settings, tell=stopping_at("fine-tuning label words", 3))
     kept = sorted(path.name for path in (work_folder(out) / "words").iterdir())
@@ -161,16 +184,14 @@ def test_after_a_crash_nothing_that_is_done_is_done_again(task: Task, tmp_path: 
         adapt(base, task, **{**settings, "strategy": LMBFF(top_words=5, candidates=4)})
 
 
-def test_a_lost_adapter_of_the_best_is_fitted_again(task: Task, tmp_path: Path) -> None:
-    base, out = tiny_base("bert"), tmp_path / "a"
-    settings: dict[str, Any] = dict(strategy=SMALL, method=LoRA(rank=2), readout=START, training=SHORT)
-    whole = adapt(base, task, **settings)
+def test_a_lost_adapter_of_the_best_is_fitted_again(tiny: Base, whole: Adapter, task: Task, tmp_path: Path) -> None:
+    out = tmp_path / "a"
     with pytest.raises(KeyboardInterrupt):
-        adapt(base, task, **settings, out=out, tell=stopping_at("fine-tuning label words", 4))
+        adapt(tiny, task, **TUNED, out=out, tell=stopping_at("fine-tuning label words", 4))
     for path in (work_folder(out) / "words").iterdir():
         if path.is_dir():
             shutil.rmtree(path)
-    same(adapt(base, task, **settings, out=out), whole)
+    same(adapt(tiny, task, **TUNED, out=out), whole)
 
 
 def test_by_default_all_of_the_model_is_fine_tuned_as_in_the_paper(

@@ -11,8 +11,8 @@ steps, with dev scored every 100 and the best weights kept; learning rate and ba
 in searches 1e-5 and 8 (by the authors' code), which is the default here. With `Frozen`, candidates are compared without training.
 The few examples of each label are those of the task: `Task.few_shot(16, seed)`. Demonstrations (section 6) are shown to the
 candidates; the paper shows one of each label, from the half that is most like the input: `Demonstrations(k=1, per_class=True,
-similar=Similar(encoder=…))`. The searches leave demonstrations, calibration and normalisation out, as the paper's do. The authors'
-code looks for words behind several templates in "both", here it is behind the best.
+similar=Similar(encoder=…))`. The searches leave demonstrations, calibration and normalisation out, as the paper's do. The
+authors' code looks for words behind several templates in "both", here it is behind the best.
 
 Gao, Fisch & Chen 2021, arXiv:2012.15723.
 """
