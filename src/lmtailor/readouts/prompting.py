@@ -10,7 +10,7 @@ from lmtailor.core.errors import InputError
 from lmtailor.readouts.cutting import Gapped
 from lmtailor.readouts.demonstrations import Demonstrations, Shown
 from lmtailor.readouts.pattern import Pattern
-from lmtailor.readouts.prompts import AnswerPrompter, CausalPrompter, MaskedPrompter, Prompter, solved
+from lmtailor.readouts.prompts import AnswerPrompter, CausalPrompter, ContinuingPrompter, MaskedPrompter, Prompter, solved
 from lmtailor.readouts.seq2seq import SENTINEL
 
 Style = Literal["masked", "causal", "span", "answer"]
@@ -29,13 +29,20 @@ class Prompting:
     """Stands after each demonstration."""
     trigger: tuple[int, ...] = ()
     """What stands in the pattern's slots (token ids). Demonstrations are shown without it, so that they do not depend on it."""
+    after: str = ""
+    """The end of a prompt that something else puts before the input, which has no demonstrations then."""
 
     def of(self, shown: Sequence[Shown]) -> Prompter:
         """The prompter with these demonstrations, in this order."""
-        texts = solved(self.pattern, shown, self.first_word)
+        if self.after:
+            return ContinuingPrompter(self._behind((self.after,), ""), self.after)
+        return self._behind(solved(self.pattern, shown, self.first_word), self.separator)
+
+    def _behind(self, texts: Sequence[str], separator: str) -> Prompter:
+        """The prompter whose inputs stand behind these texts, each with the separator after it."""
         if self.style == "causal":
-            return CausalPrompter(self.tokenizer, self.pattern, tuple(texts), self.separator, self.trigger)
-        lead = "".join(text + self.separator for text in texts)
+            return CausalPrompter(self.tokenizer, self.pattern, tuple(texts), separator, self.trigger)
+        lead = "".join(text + separator for text in texts)
         if self.style == "answer":
             return AnswerPrompter(self.tokenizer, self.pattern, lead, self.trigger)
         return MaskedPrompter(self.tokenizer, self.pattern, lead, SENTINEL if self.style == "span" else None, self.trigger)

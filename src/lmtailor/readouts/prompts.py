@@ -166,6 +166,45 @@ class CausalPrompter:
         return self._special + plain_ids(self.tokenizer, self.separator.join(self.demonstrations))
 
 
+@dataclass(frozen=True)
+class ContinuingPrompter:
+    """Inputs as what follows a prompt that something else puts before them, without the tokens that a text begins with."""
+
+    whole: Prompter
+    """Makes the input behind the end of that prompt."""
+    end: str
+    """The end of the prompt."""
+    _lead: tuple[int, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_lead", first_tokens(self.tokenizer) + plain_ids(self.tokenizer, self.end))
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The model's."""
+        return self.whole.tokenizer
+
+    def tokens(self, values: Mapping[str, str]) -> Gapped:
+        """The input behind the prompt.
+
+        Raises:
+            InputError: the tokenizer writes the input's beginning together with the prompt's end.
+        """
+        prompt, text = self.whole.prompt(), self.whole.tokens(values)
+        ids, start = prompt + text.ids, len(self._lead)
+        if ids[:start] != self._lead:
+            raise InputError(
+                f"The tokenizer writes the end of the prompt, {self.end[-20:]!r}, and the input behind it together. Begin the "
+                "pattern with a line break or a space."
+            )
+        moved = len(prompt) - start
+        return Gapped(ids=ids[start:], gap=text.gap + moved, slots=tuple(place + moved for place in text.slots))
+
+    def prompt(self) -> tuple[int, ...]:
+        """Nothing: it is put there by something else."""
+        return ()
+
+
 def check_last(pattern: Pattern, who: str) -> None:
     """See that a pattern ends with its gap.
 

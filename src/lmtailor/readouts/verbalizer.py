@@ -58,6 +58,9 @@ class Verbalizer:
     """A token for each slot {trigger} of the pattern, as the tokenizer writes it ("Ġgreat", "##ing"); None: mask tokens."""
     demonstrations: Demonstrations | None = None
     """Solved examples before each input, without a trigger; None: zero-shot."""
+    after: str = ""
+    """The end of a prompt that something else puts before each input, such as `HardPrompt`: inputs are read as what follows it,
+    without the special tokens that a text begins with. "" where inputs stand for themselves."""
     aggregate: Aggregate = "mean"
     """Several words of a label: the mean of their scores, the largest, or the score of the sum of their probabilities."""
     normalise: Normalise = "none"
@@ -90,6 +93,8 @@ class Verbalizer:
             self._check_measured("calibration.shares", self.calibration.shares, len(self.words), "label")
         if self.prior is not None and self.normalise != "pmi":
             raise InputError(f"A prior belongs to normalise=pmi; found normalise={self.normalise}. Leave prior out.")
+        if self.after and self.demonstrations is not None:
+            raise InputError("Inputs that follow another prompt have no demonstrations of their own. Leave one of the two out.")
         chooses = self.demonstrations is not None and self.demonstrations.similar is not None
         if chooses and (self.calibration is not None or self.normalise == "pmi"):
             what = "calibration" if self.calibration is not None else "normalise=pmi"
@@ -202,6 +207,7 @@ class Verbalizer:
             first_word={label: words[0] for label, words in self.words.items()},
             separator="" if self.demonstrations is None else self.demonstrations.separator,
             trigger=trigger_ids(base.tokenizer, pattern, self.trigger),
+            after=self.after,
         )
 
     def _check_measured(self, name: str, rows: tuple[tuple[float, ...], ...] | None, numbers: int, what: str) -> None:
