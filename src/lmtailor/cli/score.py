@@ -1,7 +1,7 @@
 """`lmtailor score`."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +15,10 @@ from lmtailor.cli.options import MachineOptions
 from lmtailor.core.errors import InputError
 
 if TYPE_CHECKING:
+    from lmtailor.base.base import Base
     from lmtailor.cli.questions import Record
-    from lmtailor.infer.choices import Scored
+    from lmtailor.edits.edits import Edits
+    from lmtailor.infer.choices import Normalise, Scored
 
 CHUNK = 4096
 """Prompts that are read before the first are scored. What more of them begin with is not shared."""
@@ -79,7 +81,6 @@ def run(
     """
     from lmtailor.cli import choices, texts
     from lmtailor.edits.edits import Edits
-    from lmtailor.infer.choices import score_questions
 
     if source.prompt and source.file is not None:
         raise InputError("Prompts are given as options; leave --file out.")
@@ -89,23 +90,35 @@ def run(
     edits = Edits() if adapter is None else choices.the_adapter(adapter, loaded, any_base=any_base).edits
     with ExitStack() as stack:
         for chunk in texts.in_chunks(_records(stack, source, pmi=normalise == "pmi"), CHUNK):
-            domains = [record.domain for record in chunk if record.domain is not None]
-            if normalise == "pmi" and len(domains) < len(chunk):
-                lacking = next(record.question.name for record in chunk if record.domain is None)
-                raise InputError(f"pmi needs a domain prompt, and {lacking} has none. Give --domain for all of them.")
-            with say.progress("scoring") as progress:
-                scored = score_questions(
-                    loaded,
-                    [record.question for record in chunk],
-                    edits=edits,
-                    normalise=normalise,
-                    domains=domains,
-                    batch_tokens=batch_tokens,
-                    progress=progress,
-                )
-            for record, one in zip(chunk, scored, strict=True):
+            for record, one in zip(chunk, _scored(loaded, edits, chunk, normalise, batch_tokens), strict=True):
                 say.json_line(_line(record, one))
             sys.stdout.flush()
+
+
+def _scored(
+    base: "Base", edits: "Edits", records: Sequence["Record"], normalise: "Normalise", batch_tokens: int
+) -> "list[Scored]":
+    """Score some prompts, with progress.
+
+    Raises:
+        InputError: pmi, and one has no domain prompt; or see `score`.
+    """
+    from lmtailor.infer.choices import score_questions
+
+    domains = [record.domain for record in records if record.domain is not None]
+    if normalise == "pmi" and len(domains) < len(records):
+        lacking = next(record.question.name for record in records if record.domain is None)
+        raise InputError(f"pmi needs a domain prompt, and {lacking} has none. Give --domain for all of them.")
+    with say.progress("scoring") as progress:
+        return score_questions(
+            base,
+            [record.question for record in records],
+            edits=edits,
+            normalise=normalise,
+            domains=domains,
+            batch_tokens=batch_tokens,
+            progress=progress,
+        )
 
 
 def _records(stack: ExitStack, source: PromptOptions, *, pmi: bool) -> "Iterator[Record]":
