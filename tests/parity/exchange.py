@@ -50,15 +50,20 @@ def _needed(config: type) -> Mapping[str, Any]:
 
 def theirs_here(base: Base, config: Any, folder: Path, *, by: float = 0.1) -> Adapter:
     """Read one of PEFT's making: we compute the same with it, and write what we read again."""
-    adapted = made_by_peft(base, config, folder / "theirs", by=by)
-    adapter = load_adapter(folder / "theirs", base)
+    adapter = read_here(base, made_by_peft(base, config, folder / "theirs", by=by), folder / "theirs")
+    assert (folder / "theirs" / "again" / "adapter_config.json").exists()
+    return adapter
+
+
+def read_here(base: Base, adapted: Any, folder: Path) -> Adapter:
+    """Read what PEFT has stored of a model: we compute the same with it, and can store it."""
+    adapter = load_adapter(folder, base)
     inputs = tiny_inputs(base)
     own = logits(base, adapter, inputs)
     with torch.no_grad():
         assert (base.model(**inputs).logits - own).abs().max() > 1e-3
     assert_close(real(own, inputs), real(peft_logits(adapted, inputs, own), inputs))
     save_adapter(adapter, folder / "again")
-    assert (folder / "again" / "adapter_config.json").exists()
     assert_same(load_adapter(folder / "again", base), adapter)
     return adapter
 

@@ -1,12 +1,12 @@
-"""The network in the middle of adapters, W_up σ(W_down z + b_down) + b_up, and what its input z may be.
+"""The network in the middle of adapters, W_up σ(W_down z + b_down) + b_up, and what its input z may be: h + network(z).
 
 Shapes: R rows, T tokens, H features, M bottleneck.
 """
 
-from abc import ABC
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from lmtailor.base.views import NormView
 from lmtailor.core.errors import InputError
-from lmtailor.edits.edit import trained
+from lmtailor.edits.edit import Context, trained
 from lmtailor.edits.kinds import HiddenEdit
 
 Activation = Literal["gelu", "relu", "tanh", "silu"]
@@ -36,6 +36,39 @@ class Bottleneck(HiddenEdit, ABC):
         inner_RTM = torch.baddbmm(self.down_bias_M[:, None], z_RTH, self.down_MH.transpose(1, 2))
         inner_RTM = ACTIVATIONS[self.activation](inner_RTM)
         return torch.baddbmm(self.up_bias_H[:, None], inner_RTM, self.up_HM.transpose(1, 2))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class OnOutput(HiddenEdit, ABC):
+    """A network of the sublayer's output: z = h."""
+
+    @abstractmethod
+    def network(self, z_RTH: Tensor) -> Tensor:
+        """What is added (R, T, H)."""
+
+    def hidden(
+        self, x_RTH: Tensor | None, h_RTH: Tensor, residual_RTH: Tensor | None, norm: NormView | None, ctx: Context
+    ) -> Tensor:
+        """h + network(h)."""
+        return h_RTH + self.network(h_RTH)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class BehindAdd(HiddenEdit, ABC):
+    """A network of the state behind the residual add, and behind the norm that follows it in post-norm models."""
+
+    needs_entry: ClassVar[bool] = True
+
+    @abstractmethod
+    def network(self, z_RTH: Tensor) -> Tensor:
+        """What is added (R, T, H)."""
+
+    def hidden(
+        self, x_RTH: Tensor | None, h_RTH: Tensor, residual_RTH: Tensor | None, norm: NormView | None, ctx: Context
+    ) -> Tensor:
+        """h + network(z)."""
+        assert residual_RTH is not None
+        return h_RTH + self.network(after_add(h_RTH, residual_RTH, norm))
 
 
 def after_add(h_RTH: Tensor, residual_RTH: Tensor, norm: NormView | None) -> Tensor:

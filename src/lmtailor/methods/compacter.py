@@ -12,26 +12,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from torch import Generator, Tensor
+from torch import Generator
 
 from lmtailor.base.sites import Sites
-from lmtailor.base.views import NormView
-from lmtailor.edits.edit import Context
 from lmtailor.edits.edits import Edits
-from lmtailor.methods._bottleneck import Activation
+from lmtailor.methods._bottleneck import Activation, OnOutput
 from lmtailor.methods._phm import PHM, PHMShape
 from lmtailor.methods.method import Method, Recipe, Start
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class PHMEdit(PHM):
-    """The network on a sublayer's output, with a skip connection."""
-
-    def hidden(
-        self, x_RTH: Tensor | None, h_RTH: Tensor, residual_RTH: Tensor | None, norm: NormView | None, ctx: Context
-    ) -> Tensor:
-        """h + W_up σ(W_down h + b_down) + b_up."""
-        return h_RTH + self.network(h_RTH)
+class PHMEdit(PHM, OnOutput):
+    """h + W_up σ(W_down h + b_down) + b_up."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,30 +10,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from torch import Generator, Tensor
+from torch import Generator
 
 from lmtailor.base.sites import Sites
-from lmtailor.base.views import NormView
-from lmtailor.edits.edit import Context
 from lmtailor.edits.edits import Edits
-from lmtailor.methods._bottleneck import Activation, after_add
+from lmtailor.methods._bottleneck import Activation, BehindAdd
 from lmtailor.methods._phm import PHM, PHMShape
 from lmtailor.methods.compacter import PHMEdit
 from lmtailor.methods.method import Method, Recipe, Start
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class PHMAfterAddEdit(PHM):
-    """The network on the state behind the residual add."""
-
-    needs_entry: ClassVar[bool] = True
-
-    def hidden(
-        self, x_RTH: Tensor | None, h_RTH: Tensor, residual_RTH: Tensor | None, norm: NormView | None, ctx: Context
-    ) -> Tensor:
-        """h + W_up σ(W_down z + b_down) + b_up, with z behind the add and its norm."""
-        assert residual_RTH is not None
-        return h_RTH + self.network(after_add(h_RTH, residual_RTH, norm))
+class PHMAfterAddEdit(PHM, BehindAdd):
+    """h + W_up σ(W_down z + b_down) + b_up, z behind the residual add."""
 
 
 @dataclass(frozen=True, kw_only=True)

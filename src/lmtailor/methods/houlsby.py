@@ -10,25 +10,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from torch import Generator, Tensor
+from torch import Generator
 
 from lmtailor.base.sites import Sites
-from lmtailor.base.views import NormView
-from lmtailor.edits.edit import Context
 from lmtailor.edits.edits import Edits
-from lmtailor.methods._bottleneck import Activation, Bottleneck, check_units
+from lmtailor.methods._bottleneck import Activation, Bottleneck, OnOutput, check_units
 from lmtailor.methods.method import Method, Recipe, Start, normal, zeros
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class BottleneckEdit(Bottleneck):
-    """A bottleneck network with a skip connection."""
-
-    def hidden(
-        self, x_RTH: Tensor | None, h_RTH: Tensor, residual_RTH: Tensor | None, norm: NormView | None, ctx: Context
-    ) -> Tensor:
-        """h + W_up σ(W_down h + b_down) + b_up."""
-        return h_RTH + self.network(h_RTH)
+class BottleneckEdit(Bottleneck, OnOutput):
+    """h + W_up σ(W_down h + b_down) + b_up."""
 
 
 @dataclass(frozen=True, kw_only=True)

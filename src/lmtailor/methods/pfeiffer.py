@@ -15,28 +15,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from torch import Generator, Tensor
+from torch import Generator
 
 from lmtailor.base.sites import Site, Sites
-from lmtailor.base.views import NormView
-from lmtailor.edits.edit import Context
 from lmtailor.edits.edits import Edits
-from lmtailor.methods._bottleneck import Activation, Bottleneck, after_add, check_units, units
+from lmtailor.methods._bottleneck import Activation, BehindAdd, Bottleneck, check_units, units
 from lmtailor.methods.method import Method, Recipe, Start, normal, zeros
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class AfterAddEdit(Bottleneck):
-    """A bottleneck network that reads the state behind the residual add."""
-
-    needs_entry: ClassVar[bool] = True
-
-    def hidden(
-        self, x_RTH: Tensor | None, h_RTH: Tensor, residual_RTH: Tensor | None, norm: NormView | None, ctx: Context
-    ) -> Tensor:
-        """h + W_up σ(W_down z + b_down) + b_up."""
-        assert residual_RTH is not None
-        return h_RTH + self.network(after_add(h_RTH, residual_RTH, norm))
+class AfterAddEdit(Bottleneck, BehindAdd):
+    """h + W_up σ(W_down z + b_down) + b_up, z behind the residual add."""
 
 
 @dataclass(frozen=True, kw_only=True)

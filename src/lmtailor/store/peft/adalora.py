@@ -20,6 +20,7 @@ from lmtailor.methods.method import Method
 from lmtailor.store.adapter import Adapter
 from lmtailor.store.peft.config import integer, number
 from lmtailor.store.peft.kind import PREFIX, Folder, Found, PeftKind, Shape, Target
+from lmtailor.store.peft.lora_read import AT_REST
 from lmtailor.store.peft.modules import exact_targets, named_sites, path_of
 from lmtailor.store.peft.targets import pattern_of
 
@@ -72,26 +73,17 @@ class AdaLoraKind(PeftKind):
         }
     )
     at_rest: ClassVar[Mapping[str, tuple[Any, ...]]] = {
-        "alora_invocation_tokens": (None,),
+        **AT_REST,
         "alpha_pattern": ({}, None),
-        "arrow_config": (None,),
         "bias": ("none",),
         "corda_config": (None,),
         "ensure_weight_tying": (False,),
         "eva_config": (None,),
-        "kasa_config": (None,),
-        "layer_replication": (None, []),
         "loftq_config": ({}, None),
         "lora_bias": (False,),
         "lora_ga_config": (None,),
-        "megatron_config": (None,),
-        "monteclora_config": (None,),
-        "target_parameters": (None, []),
         "trainable_token_indices": (None,),
-        "use_bdlora": (None,),
         "use_dora": (False,),
-        "use_qalora": (False,),
-        "velora_config": (None,),
     }
 
     def config(self, adapter: Adapter, target: Target) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from lmtailor.methods.layer_norm_tuning import LayerNormTuning, NormValues
 from lmtailor.methods.method import Method
 from lmtailor.store.adapter import Adapter
 from lmtailor.store.peft.kind import PREFIX, Folder, Found, PeftKind, Shape, Target
-from lmtailor.store.peft.modules import exact_targets, named_sites, path_of
+from lmtailor.store.peft.modules import exact_targets, named_sites, whole_paths
 from lmtailor.store.peft.targets import pattern_of
 
 GAIN, SHIFT = ".ln_tuning_layers.weight", ".ln_tuning_layers.bias"
@@ -26,12 +26,12 @@ class LnTuningKind(PeftKind):
 
     def config(self, adapter: Adapter, target: Target) -> dict[str, Any]:
         """The names of the norms."""
-        return {"target_modules": exact_targets(_paths(adapter, target), target)}
+        return {"target_modules": exact_targets(whole_paths(adapter, target, NormValues), target)}
 
     def tensors(self, adapter: Adapter, target: Target) -> dict[str, Tensor]:
         """Gain and shift of every norm."""
         out: dict[str, Tensor] = {}
-        for path, edit in _paths(adapter, target).items():
+        for path, edit in whole_paths(adapter, target, NormValues).items():
             out[f"{PREFIX}{path}{GAIN}"] = edit.gain_H.detach()
             if edit.shift_H is not None:
                 out[f"{PREFIX}{path}{SHIFT}"] = edit.shift_H.detach()
@@ -39,7 +39,8 @@ class LnTuningKind(PeftKind):
 
     def edits(self, adapter: Adapter, target: Target, tensors: Mapping[str, Tensor]) -> Edits:
         """The same numbers."""
-        return adapter.edits.with_state(_state({path: edit.site for path, edit in _paths(adapter, target).items()}, tensors))
+        paths = whole_paths(adapter, target, NormValues)
+        return adapter.edits.with_state(_state({path: edit.site for path, edit in paths.items()}, tensors))
 
     def found(self, folder: Folder) -> Found:
         """The norms that the file has gains of."""
@@ -56,15 +57,6 @@ class LnTuningKind(PeftKind):
             return empty.with_state(_state({path: site.name for path, site in sites.items()}, tensors))
 
         return Found(method=method, shapes=shapes, edits=edits)
-
-
-def _paths(adapter: Adapter, target: Target) -> dict[str, NormValues]:
-    """The norms by their paths in the class that the folder is for."""
-    out: dict[str, NormValues] = {}
-    for edit in adapter.edits:
-        assert isinstance(edit, NormValues)
-        out[path_of(target.outline.sites[edit.site], target)] = edit
-    return out
 
 
 def _has_shift(folder: Folder, site: Site) -> bool:

@@ -1,13 +1,18 @@
 """Modules of a base in PEFT folders whose tensors are named by them: from sites to names when writing, and back when reading."""
 
 from collections.abc import Iterable, Iterator
+from typing import TypeVar
 
 from lmtailor.base.sites import Site, SiteKind
 from lmtailor.core.errors import AdapterFileError, UnsupportedError, near
+from lmtailor.edits.edit import Edit
+from lmtailor.store.adapter import Adapter
 from lmtailor.store.peft.config import TENSORS, flag
 from lmtailor.store.peft.kind import PREFIX, Folder, Target
 from lmtailor.store.peft.targets import check_targets
 from lmtailor.store.peft.task import module_path
+
+EditT = TypeVar("EditT", bound=Edit)
 
 
 def path_of(site: Site, target: Target) -> str:
@@ -22,6 +27,28 @@ def path_of(site: Site, target: Target) -> str:
             "each with tensors of its own here. Other programs have one set a module."
         )
     return module_path(target.outline, site.module, target.task)
+
+
+def whole_paths(adapter: Adapter, target: Target, kind: type[EditT], why: str = "") -> dict[str, EditT]:
+    """The edits of whole modules by the paths of these.
+
+    Args:
+        adapter: with such edits alone.
+        target: what the folder is for.
+        kind: of the edits.
+        why: PEFT has no form for edits of parts of a fused module; "{whole}" and "{part}" stand for their names.
+
+    Raises:
+        UnsupportedError: an edit is of a part of a fused module; and as `path_of`.
+    """
+    out: dict[str, EditT] = {}
+    for edit in adapter.edits:
+        assert isinstance(edit, kind)
+        site = target.outline.sites[edit.site]
+        if site.part is not None:
+            raise UnsupportedError(why.format(whole=site.fused, part=site.name))
+        out[path_of(site, target)] = edit
+    return out
 
 
 def exact_targets(paths: Iterable[str], target: Target) -> list[str]:

@@ -19,10 +19,11 @@ from lmtailor.methods.oft import OFT, OFTEdit, shrinking
 from lmtailor.store.adapter import Adapter
 from lmtailor.store.peft.config import flag, integer, number
 from lmtailor.store.peft.kind import PREFIX, Folder, Found, PeftKind, Shape, Target
-from lmtailor.store.peft.modules import exact_targets, named_sites, path_of
+from lmtailor.store.peft.modules import exact_targets, named_sites, whole_paths
 from lmtailor.store.peft.targets import pattern_of
 
 TRIANGLES = ".oft_R.weight"
+WHOLE = "PEFT turns the input of the fused {whole}, which all its parts share; {part} has one of its own. Fit OFT at {whole}."
 
 
 class OftKind(PeftKind):
@@ -121,18 +122,10 @@ def _paths(adapter: Adapter, target: Target) -> dict[str, OFTEdit]:
     Raises:
         UnsupportedError: PEFT has no form for an edit of such a module.
     """
-    out: dict[str, OFTEdit] = {}
-    for edit in adapter.edits:
-        assert isinstance(edit, OFTEdit)
-        site = target.outline.sites[edit.site]
-        if site.part is not None:
-            raise UnsupportedError(
-                f"PEFT turns the input of the fused {site.fused}, which all its parts share; {site.name} has one of its own. "
-                f"Fit OFT at {site.fused}."
-            )
-        if site.module in target.outline.conv1d:
-            raise UnsupportedError(f"PEFT's OFT does not adapt modules of the class Conv1D, as {site.name} is.")
-        out[path_of(site, target)] = edit
+    out = whole_paths(adapter, target, OFTEdit, WHOLE)
+    for edit in out.values():
+        if target.outline.sites[edit.site].module in target.outline.conv1d:
+            raise UnsupportedError(f"PEFT's OFT does not adapt modules of the class Conv1D, as {edit.site} is.")
     return out
 
 

@@ -7,18 +7,19 @@ import torch
 from torch import Tensor
 
 from lmtailor.base.sites import Site
-from lmtailor.core.errors import AdapterFileError, UnsupportedError
+from lmtailor.core.errors import AdapterFileError
 from lmtailor.edits.edits import Edits
 from lmtailor.methods.method import Method
 from lmtailor.methods.vera import VeRA, VeRAEdit
 from lmtailor.store.adapter import Adapter
 from lmtailor.store.peft.config import TENSORS, integer, number
 from lmtailor.store.peft.kind import PREFIX, Folder, Found, PeftKind, Shape, Target
-from lmtailor.store.peft.modules import exact_targets, named_sites, path_of
+from lmtailor.store.peft.modules import exact_targets, named_sites, whole_paths
 from lmtailor.store.peft.targets import pattern_of
 
 D, B = ".vera_lambda_d", ".vera_lambda_b"
 SHARED_A, SHARED_B = "base_model.vera_A", "base_model.vera_B"
+WHOLE = "PEFT adapts the fused {whole} whole, with other rows of the shared projection than {part} has here. Fit VeRA at {whole}."
 
 
 class VeraKind(PeftKind):
@@ -46,7 +47,7 @@ class VeraKind(PeftKind):
         """Rank, seed and the names of modules. The projections are stored, so that no other random numbers can be meant."""
         method = adapter.method
         assert isinstance(method, VeRA)
-        paths = _paths(adapter, target)
+        paths = whole_paths(adapter, target, VeRAEdit, WHOLE)
         modules = [target.outline.sites[edit.site].module for edit in paths.values()]
         return {
             "r": method.rank,
@@ -62,7 +63,7 @@ class VeraKind(PeftKind):
 
     def tensors(self, adapter: Adapter, target: Target) -> dict[str, Tensor]:
         """The vectors of every module, and the projections once."""
-        paths = _paths(adapter, target)
+        paths = whole_paths(adapter, target, VeRAEdit, WHOLE)
         first = next(iter(paths.values()))
         out = {SHARED_A: first.a_KJ, SHARED_B: first.b_PK}
         for path, edit in paths.items():
@@ -71,7 +72,7 @@ class VeraKind(PeftKind):
 
     def edits(self, adapter: Adapter, target: Target, tensors: Mapping[str, Tensor]) -> Edits:
         """The same numbers."""
-        sites = {path: edit.site for path, edit in _paths(adapter, target).items()}
+        sites = {path: edit.site for path, edit in whole_paths(adapter, target, VeRAEdit, WHOLE).items()}
         return _filled(adapter.edits, sites, tensors, tensors)
 
     def found(self, folder: Folder) -> Found:
@@ -105,25 +106,6 @@ class VeraKind(PeftKind):
             return _filled(empty, {path: site.name for path, site in sites.items()}, tensors, projections)
 
         return Found(method=method, shapes=shapes, edits=edits)
-
-
-def _paths(adapter: Adapter, target: Target) -> dict[str, VeRAEdit]:
-    """The edits by the paths of their modules.
-
-    Raises:
-        UnsupportedError: an edit is of a part of a fused projection.
-    """
-    out: dict[str, VeRAEdit] = {}
-    for edit in adapter.edits:
-        assert isinstance(edit, VeRAEdit)
-        site = target.outline.sites[edit.site]
-        if site.part is not None:
-            raise UnsupportedError(
-                f"PEFT adapts the fused {site.fused} whole, with other rows of the shared projection than {site.name} has here. "
-                f"Fit VeRA at {site.fused}."
-            )
-        out[path_of(site, target)] = edit
-    return out
 
 
 def _filled(empty: Edits, sites: Mapping[str, str], tensors: Mapping[str, Tensor], projections: Mapping[str, Tensor]) -> Edits:
