@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from scipy.special import softmax
 
 from lmtailor.core.errors import InputError, UnsupportedError
 from lmtailor.core.rng import generator
-from lmtailor.core.settings import from_mapping, to_mapping
+from lmtailor.core.settings import apply_overrides, from_mapping, to_mapping
 from lmtailor.fit.callbacks.callback import Ended, Evaluated, Started, Stepped
 from lmtailor.fit.training import Training
 from lmtailor.fit.unlabelled import Unlabelled
@@ -204,6 +204,20 @@ def test_without_labelled_examples_the_first_models_are_the_patterns_as_they_are
     assert [(one["generation"], one["train"]) for one in members] == [(0, 0)] * 4 + [(1, 10)] * 4
     assert {one["weight"] for one in members} == {1.0}
     assert counting.begun == 5
+
+
+def test_an_encoder_decoder_takes_part_without_language_modelling() -> None:
+    base, strategy = tiny_base("t5"), small(unlabelled=None, patterns=PATTERNS[:1])
+    adapter = adapt(base, task(), strategy=strategy, method=LoRA(), training=FAST)
+    assert [one["pattern"] for one in adapter.provenance["search"]["members"]] == [PATTERNS[0]]
+
+
+def test_the_settings_are_read_from_the_command_line() -> None:
+    def given(*texts: str) -> PET:
+        return from_mapping(PET, cast(Any, apply_overrides({}, texts, known={"strategy": PET})["strategy"]))
+
+    assert given("strategy.unlabelled=none", "generations=3") == PET(unlabelled=None, generations=3)
+    assert given("unlabelled.weight=0.001") == PET(unlabelled=Unlabelled(weight=0.001))
 
 
 def test_the_settings_decide() -> None:
