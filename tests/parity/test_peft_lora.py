@@ -208,15 +208,9 @@ THEIRS: list[tuple[str, dict[str, Any]]] = [
 def test_theirs_here(tmp_path: Path, key: str, settings: dict[str, Any]) -> None:
     base = tiny_base(key)
     adapted = made_by_peft(base, peft.LoraConfig(r=3, lora_alpha=4, lora_dropout=0.1, **settings), tmp_path)
-    adapter = load_adapter(tmp_path, base)
+    adapter = read_here(base, adapted, tmp_path)
     assert isinstance(adapter.method, LoRA)
     assert (adapter.method.rank, adapter.method.alpha, adapter.method.dropout) == (3, 4.0, 0.1)
-    inputs = tiny_inputs(base)
-    own = logits(base, adapter, inputs)
-    assert_close(real(own, inputs), real(peft_logits(adapted, inputs, own), inputs))
-    # and once around: what was read is written, and read again
-    save_adapter(adapter, tmp_path / "again")
-    assert_same_state(load_adapter(tmp_path / "again", base), adapter)
 
 
 @pytest.mark.parametrize("key", ["bert", "gpt2", "opt"])
