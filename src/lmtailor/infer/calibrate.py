@@ -19,6 +19,7 @@ from lmtailor.base.states import States
 from lmtailor.core.errors import InputError
 from lmtailor.edits.attach import attach
 from lmtailor.edits.edits import Edits
+from lmtailor.infer.unmask import takes_passes, words_one_by_one
 from lmtailor.readouts.batch import Encoded
 from lmtailor.readouts.calibration import Calibration
 from lmtailor.readouts.verbalizer import Verbalizer, VerbalizerReading
@@ -97,6 +98,8 @@ class Gauge:
 
     def _run(self, edits: Edits, reading: VerbalizerReading, items: Sequence[Encoded]) -> Tensor:
         """The words' scores (n, W), float64."""
+        if takes_passes(reading):
+            return words_one_by_one(self.base, edits, reading, items, batch_size=len(items)).double()
         with torch.no_grad(), attach(self.base, _Asked(edits=edits, reading=_Words(reading))) as attached:
             batch = reading.collate(items).to(self.base.device)
             return attached.scores(0, attached.states(batch.inputs, batch.answer_N), batch).double().cpu()

@@ -9,8 +9,9 @@ from torch import Tensor
 from lmtailor.base.base import Base
 from lmtailor.core.errors import InputError
 from lmtailor.edits.attach import attach
-from lmtailor.infer.score import Progress, by_length, score_items
+from lmtailor.infer.score import Progress, by_length
 from lmtailor.infer.shared import score_together
+from lmtailor.infer.unmask import score_encoded, takes_passes
 from lmtailor.infer.variants import averaged, beyond
 from lmtailor.readouts.batch import Encoded
 from lmtailor.readouts.readout import Reading
@@ -68,7 +69,7 @@ def predict(
         numbers[slot].append(number)
     asked = [(i, number) for i, slot in enumerate(slots) for number in numbers[slot]]
     items = [variants[number][1].encode(examples[i]) for i, number in asked]
-    apart = len(set(slots)) == 1 or not all(adapter.edits.shares_batch for adapter in many)
+    apart = len(set(slots)) == 1 or any(takes_passes(own) for own in readings) or not all(own.edits.shares_batch for own in many)
     scores = (_apart if apart else _together)(
         base,
         [replace(many[slot], reading=one) for slot, one in variants],
@@ -130,7 +131,7 @@ def _apart(
         own = [i for i, chosen in enumerate(slots) if chosen == slot]
         tell = None if progress is None else beyond(progress, len(out), len(items))
         edits, chosen_items = adapters[slot].edits, [items[i] for i in own]
-        scores = score_items(base, edits, readings[slot], chosen_items, batch_size=batch_size, progress=tell)
+        scores = score_encoded(base, edits, readings[slot], chosen_items, batch_size=batch_size, progress=tell)
         out.update(zip(own, scores, strict=True))
     return [out[i] for i in range(len(items))]
 

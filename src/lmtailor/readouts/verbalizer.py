@@ -13,12 +13,13 @@ normalise=pmi (Holtzman et al. 2021, arXiv:2104.08315, section 3): s_w − s_w b
 input of this very readout with the empty text in every column: the pattern's own words, behind the same demonstrations. It
 is run under the adapter's own edits.
 
-Words of several tokens are scored in masked models with all masks open at once; filling the most probable first needs
-a run for each token, which one pass over a batch cannot give.
+Words of several tokens are scored in masked models with all masks open at once, or with the most probable filled first
+(masks=one_by_one, see `lmtailor.infer.unmask`).
 """
 
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, replace
+from typing import Literal
 
 from torch import Generator
 
@@ -68,6 +69,9 @@ class Verbalizer:
     its score behind the pattern with empty columns is subtracted, so that common words have no start over rare ones."""
     calibration: Calibration | None = None
     """Divides out what the model answers to inputs without content."""
+    masks: Literal["together", "one_by_one"] = "together"
+    """Masked models, words of several tokens: together: all masks are open in one pass. one_by_one: the most probable is filled
+    first, a pass a token; a fit, its scores on dev while it runs included, still has them open together."""
     fill: Fill = "auto"
     """Encoder-decoders: whether the decoder fills a sentinel in the gap (span) or answers to the text (answer); auto: as the
     family was trained. A T5 that was tuned on instructions wants answer."""
@@ -133,6 +137,11 @@ class Verbalizer:
         """The reading of one set of demonstrations, or of those that are chosen for each input."""
         fill = resolve_fill(base, self.fill)
         words = label_words(base.tokenizer, pattern, self.words, labels.labels, alone=fill == "answer")
+        if self.masks != "together" and base.kind != "encoder":
+            raise UnsupportedError(
+                f"masks={self.masks} says in which order a masked model fills a word, and {base.family.name} writes from left to "
+                "right. Leave it out."
+            )
         form = input_form(base)
         gap: Gap = CausalGap()
         style: Style = "causal"
@@ -163,6 +172,7 @@ class Verbalizer:
             gap=gap,
             prompt_ids=own,
             runs=plan_runs(words, gap.mask_id),
+            one_by_one=self.masks == "one_by_one" and any(len(word.pieces) > 1 for word in words),
             chooser=chooser,
         )
 

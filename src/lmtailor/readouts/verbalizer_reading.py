@@ -48,6 +48,8 @@ class VerbalizerReading:
     prompt_ids: tuple[int, ...]
     runs: tuple[Run, ...]
     """The sequences of an example."""
+    one_by_one: bool = False
+    """Whether open masks are filled one after the other; `scores` then has them open together, and `infer.unmask` fills them."""
     chooser: Chooser | None = None
     """Chooses the demonstrations of each input."""
     averaged: tuple["VerbalizerReading", ...] = ()
