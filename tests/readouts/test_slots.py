@@ -112,9 +112,9 @@ def test_a_trigger_goes_through_settings() -> None:
 
 
 def test_bad_triggers() -> None:
-    with pytest.raises(InputError, match="has 3 slots {trigger}, but the trigger has 1 tokens"):
+    with pytest.raises(InputError, match=r"has 3 slots \{trigger\}, but the trigger has 1 tokens"):
         Verbalizer(PATTERN, WORDS, trigger=("bad",))
-    with pytest.raises(InputError, match="has 0 slots {trigger}, but the trigger has 1 tokens"):
+    with pytest.raises(InputError, match=r"has 0 slots \{trigger\}, but the trigger has 1 tokens"):
         Verbalizer("{sentence} {mask}", WORDS, trigger=("bad",))
     unknown = Verbalizer("{sentence} {trigger} {mask}", WORDS, trigger=("goodness",))
     with pytest.raises(InputError, match=r"'goodness' is no token .* or \['Ġgood', 'n', 'es', 's'\] with a space"):

@@ -3,7 +3,7 @@
 While the text is tokenised, a special token holds each slot's place: tokenizers cut it out of the text before all else.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
@@ -67,9 +67,10 @@ def filled(
     """
     ids = list(out["input_ids"])
     wanted = tokenizer.convert_tokens_to_ids(holder(tokenizer))
+    token_at: Callable[[int], int | None] = out.char_to_token  # it says that it gives an integer always
     positions: list[int] = []
     for place, token in zip(places, trigger, strict=True):
-        position = out.char_to_token(place)
+        position = token_at(place)
         if position is None or ids[position] != wanted:
             raise UnsupportedError(
                 f"The tokenizer does not keep {holder(tokenizer)} apart in a text, so it cannot hold a trigger's slot open."
