@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lmtailor.base.rope import rope_depends_on_batch
 from lmtailor.base.stack import Stack
 from lmtailor.core.errors import InputError, StateError, UnsupportedError
 from lmtailor.edits.engine import Engine
@@ -164,7 +165,7 @@ class Entrance:
     # positions
 
     def _move(self, kwargs: dict[str, Any], leads: list[int], widths: list[int], batch: int, tokens: int, past: int) -> None:
-        if self._rope_depends_on_batch() and len(self._spans(leads)) > 1:
+        if rope_depends_on_batch(self.root.config) and len(self._spans(leads)) > 1:
             raise UnsupportedError(
                 "This model's rotary embedding depends on the longest sequence of the batch (dynamic or longrope), so rows with "
                 "prefixes of different lengths would change each other. Run them in batches of one length."
@@ -223,12 +224,6 @@ class Entrance:
             return None
         out = F.embedding(self._positions_BT + self.stack.position_offset, module.weight)  # type: ignore[arg-type]
         return out.to(output.dtype)
-
-    def _rope_depends_on_batch(self) -> bool:
-        config: Any = self.root.config
-        rope = getattr(config, "rope_parameters", None) or {}
-        kinds = {rope.get("rope_type")} | {value.get("rope_type") for value in rope.values() if isinstance(value, dict)}
-        return bool(kinds & {"dynamic", "longrope"})
 
     # virtual tokens
 
