@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
+from transformers import PreTrainedTokenizerFast
 
 from lmtailor.base.base import Base
 from lmtailor.core.errors import InputError, UnsupportedError
@@ -152,6 +154,32 @@ def test_the_beam_ends_when_nothing_can_get_better() -> None:
 def test_what_is_written_becomes_a_pattern(form: Form, spans: list[str], pattern: str) -> None:
     assert as_pattern(form, ("sentence",), spans) == pattern
     Verbalizer(pattern, WORDS)
+
+
+def sentence_pieces() -> PreTrainedTokenizerFast:
+    """A tokenizer as T5's: pieces that begin with ▁ where a space stands, and single marks."""
+    pieces = ["<pad>", "<unk>", "▁", "▁It", "▁was", "▁a", "s", ".", "▁'", "?", "{"]
+    inner = Tokenizer(models.Unigram([(piece, -float(i)) for i, piece in enumerate(pieces)], unk_id=1))
+    inner.pre_tokenizer, inner.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+    return PreTrainedTokenizerFast(tokenizer_object=inner, pad_token="<pad>", unk_token="<unk>")  # type: ignore[no-untyped-call]
+
+
+@pytest.mark.parametrize(
+    ("pieces", "text"),
+    [(["▁It", "▁was"], " It was"), (["."], "."), (["s", "▁a", "?"], "s a?"), (["▁'", "s"], " 's"), ([], ""), (["{"], "{")],
+)
+def test_pieces_of_a_t5_keep_their_spaces(pieces: list[str], text: str) -> None:
+    tokenizer = sentence_pieces()
+    assert templates._text(tokenizer, [tokenizer.get_vocab()[one] for one in pieces]) == text
+
+
+def test_what_is_in_no_template() -> None:
+    base = tiny_base("gpt2")
+    banned = templates._banned(base)
+    vocab = base.tokenizer.get_vocab()
+    assert all(banned[token] for token in base.tokenizer.all_special_ids)
+    assert [bool(banned[vocab[piece]]) for piece in ("Ġit", "a", ".", "{")] == [False] * 4
+    assert [bool(banned[vocab[piece]]) for piece in ("Ġ", "Ċ", "ĉ", "Ã")] == [True] * 4
 
 
 def test_the_forms_of_the_paper_and_those_that_end_with_the_answer() -> None:
