@@ -152,7 +152,7 @@ def test_a_stranger_s_ids_are_checked(tmp_path: Path) -> None:
     save_adapter(new_adapter(base, method=HardPrompt(text="good")), tmp_path)
     path = tmp_path / "adapter.json"
     text = json.loads(path.read_text("utf-8"))
-    for ids, message in (([400], "token id 400, but gpt2 has 400 words"), ([-1], "ids has -1"), ([], "no token ids yet")):
+    for ids, message in (([400], "token id 400, but gpt2 has 400 words"), ([-1], "ids has -1")):
         text["method"]["settings"]["ids"] = ids
         path.write_text(json.dumps(text), "utf-8")
         with pytest.raises(AdapterFileError, match=message):
@@ -177,5 +177,7 @@ def test_a_prompt_longer_than_the_model() -> None:
 
 
 def test_text_without_tokens() -> None:
+    with pytest.raises(InputError, match="no token ids yet"):
+        HardPrompt(text="good").edits(base_of("bert").sites, None)
     with pytest.raises(InputError, match="no tokens"):
         HardPrompt.of(base_of("bert"), " ")

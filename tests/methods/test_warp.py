@@ -1,5 +1,6 @@
 """WARP against the paper's formula in NumPy, on the plain model's features."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,18 @@ from lmtailor.core.errors import AdapterFileError, InputError, UnsupportedError
 from lmtailor.core.rng import generator
 from lmtailor.edits.attach import attach
 from lmtailor.edits.edits import Edits
+from lmtailor.edits.kinds import PromptEdit
+from lmtailor.fit.fit import fit
+from lmtailor.fit.training import Training
+from lmtailor.infer.predict import predict
 from lmtailor.methods.method import Words
 from lmtailor.methods.warp import WARP, ClassEdit
 from lmtailor.readouts.head import Head
+from lmtailor.readouts.verbalizer import Verbalizer
 from lmtailor.store.adapter import new_adapter
+from lmtailor.store.folder import load_adapter, save_adapter
 from tests.edits.worn import Worn, apart, base_of, inputs_of, logits, perturbed
+from tests.fit.tasks import sentiment
 from tests.readouts.examples import sentences, sentiment_task
 from tests.store.adapters import WORDS, moved_adapter
 from tests.tiny import tiny_base
@@ -30,7 +38,8 @@ def count(method: WARP, base: Base) -> int:
     classes = len(method.words)
     features = base.sites["lm_head"].in_width
     assert features is not None
-    tokens = (method.front + method.before + method.after) * table.shape[1]
+    default = 8 if method.front is None and method.before is None and method.after is None else 0
+    tokens = (default or sum(count or 0 for count in (method.front, method.before, method.after))) * table.shape[1]
     return tokens + classes * features + (classes if method.bias else 0)
 
 
@@ -116,16 +125,88 @@ def test_with_words_the_logits_start_where_they_were() -> None:
             assert apart(logits(base, ids), plain) > 1e-3
 
 
+@pytest.mark.parametrize("key", ["bert", "roberta", "gpt2", "llama", "t5", "bart"])
+def test_the_classes_are_the_verbalizer_s_words(key: str, tmp_path: Path) -> None:
+    """Nothing but `WARP()` is said; scores are V f + b, and all of it is trained, kept and read."""
+    base, task = base_of(key), sentiment(24, 8)
+    good, bad = ("a", "i") if key == "bart" else ("great", "bad")  # a decoder that answers writes a word without a space
+    words = Verbalizer(pattern="{sentence} it was {mask}", words={"pos": (good,), "neg": (bad,)})
+    start = new_adapter(base, method=WARP(bias=True), readout=words, task=task)
+    training = Training(max_steps=3, batch_size=8, lr=0.05)
+    adapter = fit(base, task, method=WARP(bias=True), readout=words, training=training)
+    assert isinstance(adapter.method, WARP)
+    assert set(adapter.method.words) == {good, bad}
+    assert all((adapter.state[name] - value).abs().max() > 1e-3 for name, value in start.state.items())
+    reading, classes = adapter.reading, adapter.edits[-1]
+    assert isinstance(classes, ClassEdit)
+    assert classes.bias_C is not None
+    assert reading is not None
+    batch = reading.collate([reading.encode(example) for example in task.split("dev").examples])
+    with torch.no_grad(), attach(base, adapter) as attached, inputs_of(base.module(base.sites["lm_head"].module)) as calls:
+        found = attached.scores(0, attached.states(batch.inputs, batch.answer_N), batch)
+    by_id = dict(zip(classes.index_C.tolist(), (calls[-1] @ classes.class_CF.T + classes.bias_C).T, strict=True))
+    ids = [word.pieces[0] for word in reading.words]  # type: ignore[attr-defined]
+    behind = dict(base.model.named_buffers()).get("final_logits_bias", torch.zeros(1, base.vocab_size))[0, ids]
+    assert apart(found, torch.stack([by_id[i] for i in ids], 1) + behind) < 1e-5
+    save_adapter(adapter, tmp_path)
+    again = load_adapter(tmp_path, base)
+    assert again.method == adapter.method
+    texts = [{"sentence": "the movie was fun"}]
+    assert predict(base, again, texts) == predict(base, adapter, texts)
+
+
+def test_where_tokens_stand_by_itself() -> None:
+    """Around the gap; between text and answer; before the encoder."""
+    places = {}
+    for key in ("bert", "gpt2", "t5"):
+        prompts = [edit for edit in start(base_of(key), WARP(words=("bad", "good"))) if isinstance(edit, PromptEdit)]
+        places[key] = [(edit.site, edit.place, edit.length) for edit in prompts]
+    assert places["bert"] == [("embed", "before_gap", 4), ("embed", "after_gap", 4)]
+    assert places["gpt2"] == [("embed", "infix", 8)]
+    assert places["t5"] == [("encoder.embed", "front", 8)]
+
+
+@pytest.mark.parametrize(
+    ("key", "settings", "message"),
+    [
+        ("gpt2", {"after": 1}, "gpt2 is a causal decoder. Set after=0"),
+        ("t5", {"before": 2, "after": 0}, "t5 is an encoder-decoder. Set both to 0"),
+    ],
+)
+def test_places_that_a_model_has_not(key: str, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(UnsupportedError, match=message):
+        WARP(words=("bad", "good"), **settings).edits(base_of(key).sites, None)
+
+
+def test_a_verbalizer_that_has_no_classes() -> None:
+    base, task = base_of("bert"), sentiment(24, 8)
+
+    def made(words: dict[str, tuple[str, ...]], method: WARP = WARP()) -> None:  # noqa: B008
+        new_adapter(base, method=method, readout=Verbalizer(pattern="{sentence} {mask}", words=words), task=task)
+
+    with pytest.raises(InputError, match="the label 'pos' has 2 words"):
+        made({"pos": ("good", "great"), "neg": ("bad",)})
+    with pytest.raises(InputError, match=r"WARP's words are \['awful', 'good'\], and the verbalizer's"):
+        made({"pos": ("good",), "neg": ("bad",)}, method=WARP(words=("awful", "good")))
+    with pytest.raises(InputError, match="'xq' is"):
+        made({"pos": ("good",), "neg": ("xq",)})
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"before": -1}, "WARP needs at least 1 token"),
-        ({"before": 0, "after": 0}, "WARP needs at least 1 token"),
+        ({"before": -1}, "none can be below 0"),
+        ({"words": ("a", "b"), "ids": (1,)}, "1 ids for 2 words"),
     ],
 )
 def test_settings_are_checked(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         WARP(**settings)
+
+
+def test_it_needs_a_token() -> None:
+    with pytest.raises(InputError, match="WARP needs at least 1 token"):
+        WARP(words=("bad", "good"), before=0, after=0).edits(base_of("bert").sites, None)
 
 
 def test_words_must_be_classes() -> None:

@@ -92,7 +92,7 @@ class HardPrompt(Method, Resolves):
         if not self.ids:
             raise InputError(
                 f"The hard prompt {self.text!r} has no token ids yet, for these are a tokenizer's. Use "
-                "HardPrompt.of(base, text), or make the adapter with new_adapter or fit."
+                "HardPrompt.of(base, text), or make an adapter of it."
             )
         return Edits(tuple(self._edit(site, sites) for site in front_sites(sites, self.at, self.place)))
 

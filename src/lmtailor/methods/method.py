@@ -100,7 +100,7 @@ class Resolves(ABC):
 
     @abstractmethod
     def resolved(self, base: Base, readout: Readout | None) -> Method:
-        """The method with all settings that its edits need, which is what is stored. Called once, before `edits`.
+        """The method with all settings that its edits need, which is what is stored; itself if it has them.
 
         Raises:
             InputError: the words do not fit the base or the readout.

@@ -131,6 +131,8 @@ def build_adapter(
     if readout is not None and labels is None:
         raise InputError("A readout needs to know its labels: give a task.")
     seeds = None if rng is None else (_split(rng), _split(rng))
+    if isinstance(method, Resolves):
+        method = method.resolved(base, readout)
     probe = method.edits(base.sites, None)
     reading = None
     if readout is not None and labels is not None:
@@ -174,13 +176,11 @@ def new_adapter(
         seed: of the start.
     """
     rng = generator(seed, "start")
-    if isinstance(method, Resolves):
-        method = method.resolved(base, readout)
     labels = None if task is None else LabelSet.of(task)
     adapter = build_adapter(base, method, readout, labels if readout is not None else None, rng, task)
-    if isinstance(method, Starts):
+    if isinstance(adapter.method, Starts):
         words = Words(labels=() if task is None else tuple(task.labels))
-        adapter = replace(adapter, edits=method.started(adapter.edits, base, words, rng))
+        adapter = replace(adapter, edits=adapter.method.started(adapter.edits, base, words, rng))
     return on_device(adapter, base.device)
 
 
