@@ -6,8 +6,8 @@ are those of the `Verbalizer` that is fitted with it, one token each: the logit 
 `bias` (the paper's code has one, its formula none). The base stays in eval mode, since nothing in its blocks is trained.
 
 The paper has masked models alone. In causal decoders f is the state that predicts the word, and the tokens stand before the text,
-or between the text and the word; in encoder-decoders it is the decoder's, and the tokens stand before the encoder's input. What BART
-and Marian add to the logits behind the head (`final_logits_bias`) they add to the classes' too.
+or between the text and the word; in encoder-decoders it is the decoder's, and the tokens stand before the encoder's input. What
+BART and Marian add to the logits behind the head (`final_logits_bias`) they add to the classes' too.
 
 Shapes: R rows, T tokens, H features of an embedding, F features before the last projection, V words, C classes.
 Start: "random", as in the paper's code: tokens N(m, s²) with mean and standard deviation of the word embeddings, classes
