@@ -53,8 +53,10 @@ def prepared(key: str, **settings: Any) -> tuple[Base, Adapter, VerbalizerReadin
     return base, adapter, reading, [prompted(reading, example) for example in sentences()]
 
 
-def plain_loss(base: Base, reading: VerbalizerReading, one: Prompted, trigger: Tensor, ids: Tensor | None = None) -> Tensor:
-    """-log Σ p(w) by one run of the whole model. `ids`: one-hot rows in the place of token ids."""
+def plain_loss(
+    base: Base, reading: VerbalizerReading, one: Prompted, trigger: Tensor, ids: Tensor | None = None, *, among: bool = False
+) -> Tensor:
+    """-log Σ p(w) by one run of the whole model. `ids`: one-hot rows in the place of token ids. `among`: p over label words."""
     (sequence,), (read,) = one.item.sequences, one.item.read
     tokens = torch.tensor(sequence)
     tokens[list(one.slots)] = trigger
@@ -68,16 +70,18 @@ def plain_loss(base: Base, reading: VerbalizerReading, one: Prompted, trigger: T
         read = (read[0] + len(front),)
     log_p_V: Tensor = base.model(**inputs).logits[0, read[0]].log_softmax(0)
     words = [word.pieces[0] for word in reading.words if word.label == one.label]
-    return -log_p_V[words].logsumexp(0)
+    every = [word.pieces[0] for word in reading.words]
+    return -log_p_V[words].logsumexp(0) + (log_p_V[every].logsumexp(0) if among else 0.0)
 
 
-@pytest.mark.parametrize("rows", [256, 3])
+@pytest.mark.parametrize(("rows", "over"), [(256, "vocabulary"), (3, "vocabulary"), (256, "labels")])
 @pytest.mark.parametrize("key", FAMILIES)
-def test_losses_of_many_triggers_are_those_of_one_run_each(key: str, rows: int) -> None:
+def test_losses_of_many_triggers_are_those_of_one_run_each(key: str, rows: int, over: Any) -> None:
     base, adapter, reading, examples = prepared(key)
     with attach(base, adapter) as attached:
-        found = TriggerLoss(base, reading, rows).losses(attached, examples, TRIGGERS)
-    expected = torch.stack([torch.stack([plain_loss(base, reading, one, t) for one in examples]) for t in TRIGGERS])
+        found = TriggerLoss(base, reading, rows, over).losses(attached, examples, TRIGGERS)
+    among = over == "labels"
+    expected = torch.stack([torch.stack([plain_loss(base, reading, one, t, among=among) for one in examples]) for t in TRIGGERS])
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=2e-5)
     assert found.std(0).min() > 1e-4, "triggers matter"
 

@@ -1,6 +1,6 @@
 """The loss of triggers, for many of them at once, and its gradient at the slots.
 
-    loss(trigger) = mean over examples of -log Σ_{w ∈ V_y} p(w | prompt),  p over the whole vocabulary
+    loss(trigger) = mean over examples of -log Σ_{w ∈ V_y} p(w | prompt),  p over the whole vocabulary, or over all label words
 
 Shin et al. 2020, arXiv:2010.15980, section 2.2, equation 2.
 
@@ -13,6 +13,7 @@ Shapes: B examples, A triggers, S slots, T tokens, H features of embeddings, V v
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +30,9 @@ from lmtailor.readouts.readout import read_states
 from lmtailor.readouts.verbalizer_reading import VerbalizerReading
 from lmtailor.readouts.words import single_pieces
 from lmtailor.tasks.example import Example
+
+Over = Literal["vocabulary", "labels"]
+"""What the probabilities are shares of."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,18 +62,19 @@ def prompted(reading: VerbalizerReading, example: Example) -> Prompted:
 class TriggerLoss:
     """Losses of triggers on examples."""
 
-    def __init__(self, base: Base, reading: VerbalizerReading, rows: int) -> None:
+    def __init__(self, base: Base, reading: VerbalizerReading, rows: int, over: Over = "vocabulary") -> None:
         """Prepare.
 
         Args:
             base: the model.
             reading: a verbalizer with slots, whose words are one token each.
             rows: the most sequences in a forward.
+            over: what the probabilities are shares of.
 
         Raises:
             InputError: a label word of several tokens.
         """
-        self.base, self.reading, self.rows = base, reading, rows
+        self.base, self.reading, self.rows, self.over = base, reading, rows, over
         words = [[word for word in reading.words if word.label == label] for label in range(len(reading.labels))]
         single_pieces(
             base.tokenizer, reading.words, who="AutoPrompt", instead="Choose another word, or let label_words=search find some."
@@ -149,10 +154,17 @@ class TriggerLoss:
 
     def _losses(self, states: States, batch: Batch, examples: Sequence[Prompted], count: int) -> Tensor:
         """-log Σ p(w) of every sequence (N,)."""
-        logits_NV = self.base.lm_logits(read_states(states.last_NTH, batch)[:, 0]).float()
-        labels_N = torch.tensor([one.label for one in examples], device=logits_NV.device).repeat_interleave(count)
-        words_NW = logits_NV.gather(1, self.words_CW[labels_N]).masked_fill(~self.real_CW[labels_N], -torch.inf)
-        return logits_NV.logsumexp(1) - words_NW.logsumexp(1)
+        read_NH = read_states(states.last_NTH, batch)[:, 0]
+        labels_N1 = torch.tensor([one.label for one in examples], device=read_NH.device).repeat_interleave(count)[:, None]
+        words = self.words_CW.flatten()
+        if self.over == "labels":
+            chosen_NW = self.base.lm_logits(read_NH, words).float()
+        else:
+            logits_NV = self.base.lm_logits(read_NH).float()
+            chosen_NW = logits_NV[:, words]
+        labels_NC = chosen_NW.view(-1, *self.words_CW.shape).masked_fill(~self.real_CW, -torch.inf).logsumexp(2)
+        all_N = labels_NC.logsumexp(1) if self.over == "labels" else logits_NV.logsumexp(1)
+        return all_N - labels_NC.gather(1, labels_N1)[:, 0]
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
+import numpy as np
 import torch
 
 from lmtailor.core.rng import generator
@@ -13,7 +14,7 @@ from lmtailor.infer.score import decide
 from lmtailor.readouts.verbalizer import Verbalizer
 from lmtailor.readouts.verbalizer_reading import VerbalizerReading
 from lmtailor.strategies._autoprompt_halving import successive_halving
-from lmtailor.strategies._autoprompt_loss import Prompted, TriggerLoss, prompted
+from lmtailor.strategies._autoprompt_loss import Over, Prompted, TriggerLoss, prompted
 from lmtailor.strategies._autoprompt_tokens import allowed_tokens, candidates, embedding_table
 from lmtailor.strategies.strategy import Work
 from lmtailor.tasks.metrics import get_metric
@@ -32,6 +33,7 @@ class Plan:
     iterations: int
     patience: int | None
     filtered: bool
+    over: Over
     rows: int
     """The most sequences in a forward."""
 
@@ -83,7 +85,7 @@ class Search:
         reading = self.adapter.reading
         assert isinstance(reading, VerbalizerReading)
         self.reading = reading
-        self.loss = TriggerLoss(work.base, reading, plan.rows)
+        self.loss = TriggerLoss(work.base, reading, plan.rows, plan.over)
         self.train = [prompted(reading, example) for example in work.task.split("train")]
         self.dev = [prompted(reading, example) for example in work.task.split("dev")]
         self.table_VH = embedding_table(work.base)
@@ -173,5 +175,5 @@ class Search:
         with attach(base, adapter) as attached:
             scores, loss = self.loss.measured(attached, self.dev, torch.tensor(trigger, device=base.device))
         predicted = decide(scores, task.kind).astype(float)
-        reference = decide(torch.nn.functional.one_hot(torch.tensor([one.label for one in self.dev])), task.kind).astype(float)
+        reference = np.array([one.label for one in self.dev], dtype=float)
         return get_metric(self._metric).value(predicted, reference), loss

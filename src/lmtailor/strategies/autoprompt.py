@@ -1,7 +1,7 @@
 """AutoPrompt: trigger tokens for a frozen model, found by the gradient at their embeddings.
 Shin et al. 2020, arXiv:2010.15980, section 2.
 
-    loss = -log Σ_{w ∈ V_y} p(w | prompt)                       over the whole vocabulary, mean over examples
+    loss = -log Σ_{w ∈ V_y} p(w | prompt)                       p over the whole vocabulary; mean over examples
     candidates of a slot = top-k over w of -E_w · g,            g = Σ over examples of ∂loss/∂(embedding in the slot)
 
 An iteration sums g over `accumulation` batches, draws a slot, and scores the trigger with each candidate in it on as many fresh
@@ -25,6 +25,7 @@ from lmtailor.readouts.labels import LabelSet
 from lmtailor.readouts.pattern import parse_pattern
 from lmtailor.readouts.verbalizer import Verbalizer, check_base
 from lmtailor.store.adapter import Adapter
+from lmtailor.strategies._autoprompt_loss import Over
 from lmtailor.strategies._autoprompt_search import Found, Plan, Search
 from lmtailor.strategies._autoprompt_tokens import start_ids
 from lmtailor.strategies._autoprompt_words import WordSearch, default_pattern, find_words, provisional, whole_words
@@ -58,6 +59,9 @@ class AutoPrompt(Strategy):
     halving: int = 2
     """After each round, one in `halving` candidates goes on to `halving` times as many examples; the last see all. 1: all of
     them see all, as in the paper."""
+    over: Over = "vocabulary"
+    """vocabulary: a label's probability is its words' share of all words, as in the paper. labels: their share of the label words,
+    as answers are read; a trigger then gains nothing by making all label words likely."""
     filter: bool = True
     """Whether special tokens, label words and words that begin with a capital letter are left out."""
     patience: int | None = None
@@ -114,6 +118,7 @@ class AutoPrompt(Strategy):
             iterations=self.iterations,
             patience=self.patience,
             filtered=self.filter,
+            over=self.over,
             rows=self.rows,
         )
 
