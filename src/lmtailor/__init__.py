@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from lmtailor.store.merge import merge as merge
     from lmtailor.strategies.adapt import adapt as adapt
     from lmtailor.strategies.ensemble import predict_together as predict_together
+    from lmtailor.strategies.sensitivity import sensitivity as sensitivity
     from lmtailor.tasks.card import load_task as load_task
     from lmtailor.tasks.task import Task as Task
 
@@ -87,6 +88,7 @@ _HOME = {
     "predict_together": "lmtailor.strategies.ensemble",
     "save_adapter": "lmtailor.store.folder",
     "score": "lmtailor.infer.choices",
+    "sensitivity": "lmtailor.strategies.sensitivity",
     "strategies": "lmtailor",
 }
 """Where each public name lives: the module that has it, or the package it is a module of."""

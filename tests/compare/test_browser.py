@@ -11,7 +11,9 @@ import pytest
 from lmtailor.compare.leaderboard import make_leaderboard
 from lmtailor.compare.recommend import recommend
 from lmtailor.compare.report.page import make_page
+from lmtailor.compare.report.sensitivity import write_sensitivity_page
 from tests.compare.synthetic import DEMO, demo_about, demo_runs
+from tests.strategies.studies import made_up
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
@@ -125,6 +127,26 @@ def test_dark_is_dark_and_ink_is_readable(opened: functools.partial[Opened]) -> 
             ("figcaption", "color"),
         ):
             assert abs(luminance(one, selector, what) - paper) > 0.3, selector
+
+
+@pytest.mark.parametrize("width", [390, 820, 1440])
+def test_a_sensitivity_study_is_drawn_quietly_and_fits(browser: object, tmp_path: Path, width: int) -> None:
+    one = Opened(browser, write_sensitivity_page(made_up(), tmp_path / "s.html"), width=width, scheme="dark")
+    assert one.said == []
+    assert len(one.asked) == 1
+    assert one.page.evaluate("document.documentElement.scrollWidth") <= width
+    for side in ("before", "after"):
+        assert one.visible(f"#boxes-{side} svg") == 1
+        assert one.visible(f"#boxes-{side} .mark") == 2 * 30 + 6
+    assert one.visible(".board tbody tr") == 6
+    overlapping = """() => [...document.querySelectorAll('.board tbody tr')].some(row => {
+        const boxes = [...row.children].map(cell => cell.getBoundingClientRect()).filter(box => box.width && box.height);
+        return boxes.some((a, i) => boxes.some((b, j) => i < j && a.left < b.right - 1 && b.left < a.right - 1
+            && a.top < b.bottom - 1 && b.top < a.bottom - 1)); })"""
+    assert not one.page.evaluate(overlapping)
+    one.page.locator("#boxes-before .mark >> visible=true").nth(1).hover(force=True)
+    assert "seed 0, set" in one.page.inner_text("#tip")
+    one.page.context.close()
 
 
 def test_marks_show_what_they_stand_for(opened: functools.partial[Opened]) -> None:

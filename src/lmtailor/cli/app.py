@@ -26,6 +26,7 @@ VERBS = (
     "predict",
     "score",
     "compare",
+    "sensitivity",
     "methods",
     "strategies",
     "inspect",
@@ -36,7 +37,7 @@ VERBS = (
 )
 """In the order in which help lists them."""
 
-GOES_ON = ("fit", "adapt", "compare")
+GOES_ON = ("fit", "adapt", "compare", "sensitivity")
 """Verbs that go on where they were when they are called again."""
 
 DEBUG = "--debug"

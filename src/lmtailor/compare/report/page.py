@@ -1,16 +1,10 @@
 """The report: one page that holds everything it shows."""
 
-import base64
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
-
-from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup
 
 from lmtailor.compare.commands import commands
 from lmtailor.compare.leaderboard import LEVEL, Leaderboard, Row, Run
@@ -22,9 +16,7 @@ from lmtailor.compare.report.colours import Hue, hue, hues_of, shapes_of
 from lmtailor.compare.report.curves import curves_picture
 from lmtailor.compare.report.domains import domains_picture
 from lmtailor.compare.report.parameters import parameters_picture
-from lmtailor.core.version import __version__
-
-_HERE = files("lmtailor.compare.report")
+from lmtailor.compare.report.shell import render_page
 
 _SHAPES = {
     "o": "M-5 0a5 5 0 1 0 10 0a5 5 0 1 0-10 0",
@@ -74,18 +66,11 @@ def make_page(
         folder: of the comparison, as the user wrote it; commands name it.
         example: a text for the commands, or the two of a pair.
     """
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    script = _text("tip.js")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     shown = list(dict.fromkeys(cell for cell in (recommendation.cell, None if board.best is None else board.best.cell) if cell))
     taken = board.row(recommendation.cell) if recommendation.cell is not None else None
     uses = [use for cell in shown if (use := commands(board, runs, cell, folder, example)) is not None] if taken else []
     low, high = _scale(board)
     context: dict[str, Any] = {
-        "version": __version__,
-        "style": Markup(_text("style.css")),  # noqa: S704 - the package's own files
-        "script": Markup(script),  # noqa: S704
-        "script_hash": f"sha256-{digest}",
         "about": board.about,
         "metric": metric_name(board.metric),
         "routes": f"{len(board.about.cells)} routes" if len(board.about.cells) != 1 else "1 route",
@@ -113,11 +98,7 @@ def make_page(
         "machine": _machine(runs),
         "settings": _settings(runs),
     }
-    return environment.from_string(_text("page.html")).render(context)
-
-
-def _text(name: str) -> str:
-    return (_HERE / name).read_text("utf-8")
+    return render_page("page.html", context)
 
 
 def _date(runs: Sequence[Run]) -> str:
