@@ -60,7 +60,7 @@ class AutoPrompt(Strategy):
     """After each round, one in `halving` candidates goes on to `halving` times as many examples; the last see all. 1: all of
     them see all, as in the paper."""
     over: Over = "vocabulary"
-    """vocabulary: a label's probability is its words' share of all words, as in the paper. labels: their share of the label words,
+    """vocabulary: a label's probability is its words' share of all words, as in the paper. labels: their share of label words,
     as answers are read; a trigger then gains nothing by making all label words likely."""
     filter: bool = True
     """Whether special tokens, label words and words that begin with a capital letter are left out."""
