@@ -13,15 +13,18 @@ from lmtailor.core.errors import InputError, StateError, UnsupportedError
 from lmtailor.core.rng import generator
 from lmtailor.edits.attach import attach
 from lmtailor.edits.edits import Edits
+from lmtailor.fit.fit import fit
+from lmtailor.fit.training import Training
 from lmtailor.infer.predict import predict
 from lmtailor.methods.lora import LoRA
-from lmtailor.methods.method import Words
+from lmtailor.methods.method import Method, Words
 from lmtailor.methods.soft_prompt_mixture import SoftPromptMixture
 from lmtailor.readouts.head import Head
+from lmtailor.readouts.readout import Readout
 from lmtailor.readouts.verbalizer import Verbalizer
 from lmtailor.store.adapter import Adapter, new_adapter
 from tests.edits.worn import Worn, apart, base_of, generated, left_padded, logits, wear
-from tests.fit.tasks import grades
+from tests.fit.tasks import grades, sentiment
 from tests.readouts.examples import sentences
 from tests.store.adapters import moved_adapter
 from tests.tiny import tiny_inputs
@@ -206,6 +209,21 @@ def test_generated_tokens_are_those_of_the_mixture_without_a_cache(key: str, opt
     assert torch.equal(cached, plain)
     with torch.no_grad():
         assert not torch.equal(cached, generated(base, inputs, tokens=5, **options))
+
+
+def test_it_is_fitted_beside_another_as_it_is_alone() -> None:
+    """In shared batches its rows run three times, the other's once; what pays is learned, and shares move."""
+    base, task = base_of("gpt2"), sentiment(24, 8)
+    training = Training(epochs=2, batch_size=8, lr=3e-2, optimizer="adamw")
+    methods: list[Method] = [LoRA(rank=2), MIXTURE]
+    readouts: list[Readout] = [Head(), WORDS]
+    together = fit(base, [task, task], method=methods, readout=readouts, training=training, seed=[1, 2])
+    alone = fit(base, task, method=MIXTURE, readout=WORDS, training=training, seed=2)
+    assert isinstance(together, list)
+    for name, tensor in together[1].state.items():
+        assert apart(tensor, alone.state[name]) < 2e-3, name
+    _, shares = members(alone.edits)
+    assert max(abs(shares - 1 / 3)) > 1e-3
 
 
 # starts and refusals
