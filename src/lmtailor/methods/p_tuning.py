@@ -4,7 +4,8 @@ section 3.2.
 h_i = MLP([→LSTM(e_1 … e_i) : ←LSTM(e_i … e_N)]), a bidirectional LSTM of two layers, then W₂ relu(W₁ · + b₁) + b₂, from trained
 embeddings e. With `network="mlp"`, as in PEFT, W₃ relu(W₂ relu(W₁ e + b₁) + b₂) + b₃ without the LSTM. The network is run once
 a step and thrown away after training: what is kept is a soft prompt. The paper puts virtual tokens anywhere in a pattern: a union
-of several with a `place` each does so, here with a network for each.
+of several with a `place` each does so before the text and around the gap, here with a network for each; in the midst of the text,
+`SlotPrompt` does, without a network.
 
 Shapes: N virtual tokens, H features, K = `hidden`, G = 4 · K gates of an LSTM; D = 2 directions, B = 2 biases.
 Start: e N(0, 1), as the paper's code has it; the LSTM U[-1/√K, 1/√K]; a linear map of I inputs U[-1/√I, 1/√I], biases too.
