@@ -69,11 +69,12 @@ class Tuner:
             what: they are, for those who listen.
         """
         work, metric = self._work, self._work.task.metrics[0]
+        doing = f"{'comparing' if isinstance(self._method, Frozen) else 'fine-tuning'} {what}"
         sign = 1 if get_metric(metric).greater_is_better else -1
         best, key, kept = 0, (float("-inf"), float("-inf")), None
         records: list[dict[str, Any]] = []
         for number, candidate in enumerate(candidates):
-            work.tell(f"fine-tuning {what}", number, len(candidates))
+            work.tell(doing, number, len(candidates))
             made: list[Adapter] = []
             make = partial(self._tuned, candidate, _place(desk, number), made)
             record = desk.result(f"{number:04d}", make)
@@ -84,7 +85,7 @@ class Tuner:
                 loser, best, key, kept = best, number, own, made[0] if made else None
             if loser != best:
                 _forget(_place(desk, loser))
-        work.tell(f"fine-tuning {what}", len(candidates), len(candidates))
+        work.tell(doing, len(candidates), len(candidates))
         if kept is None:  # its record is of an earlier run, and its adapter lies on the desk
             kept = self._adapter(candidates[best], _place(desk, best))
         return Winner(candidate=candidates[best], adapter=kept, worth=key[0], record=tuple(records))
