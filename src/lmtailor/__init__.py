@@ -34,10 +34,13 @@ if TYPE_CHECKING:
     from lmtailor.edits.attach import attach as attach
     from lmtailor.fit.fit import fit as fit
     from lmtailor.fit.training import Training as Training
+    from lmtailor.infer.calibrate import calibrated as calibrated
     from lmtailor.infer.choices import score as score
     from lmtailor.infer.evaluate import evaluate as evaluate
     from lmtailor.infer.predict import predict as predict
+    from lmtailor.readouts.calibration import Calibration as Calibration
     from lmtailor.readouts.demonstrations import Demonstrations as Demonstrations
+    from lmtailor.readouts.demonstrations import Similar as Similar
     from lmtailor.readouts.head import Head as Head
     from lmtailor.readouts.verbalizer import Verbalizer as Verbalizer
     from lmtailor.store.adapter import Adapter as Adapter
@@ -59,11 +62,13 @@ _HOME = {
     "AdapterFileError": "lmtailor.core.errors",
     "Bank": "lmtailor.store.bank",
     "Base": "lmtailor.base.base",
+    "Calibration": "lmtailor.readouts.calibration",
     "DataError": "lmtailor.core.errors",
     "Demonstrations": "lmtailor.readouts.demonstrations",
     "Head": "lmtailor.readouts.head",
     "InputError": "lmtailor.core.errors",
     "LMTailorError": "lmtailor.core.errors",
+    "Similar": "lmtailor.readouts.demonstrations",
     "SiteError": "lmtailor.core.errors",
     "StateError": "lmtailor.core.errors",
     "Task": "lmtailor.tasks.task",
@@ -73,6 +78,7 @@ _HOME = {
     "Verbalizer": "lmtailor.readouts.verbalizer",
     "adapt": "lmtailor.strategies.adapt",
     "attach": "lmtailor.edits.attach",
+    "calibrated": "lmtailor.infer.calibrate",
     "compare": "lmtailor.compare.compare",
     "convert": "lmtailor.store.convert",
     "evaluate": "lmtailor.infer.evaluate",

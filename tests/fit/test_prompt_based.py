@@ -14,7 +14,7 @@ from lmtailor.infer.evaluate import plain_adapter
 from lmtailor.infer.predict import predict
 from lmtailor.methods import method_class
 from lmtailor.objectives.supervised import Supervised
-from lmtailor.readouts.demonstrations import Demonstrations
+from lmtailor.readouts.demonstrations import Demonstrations, Similar
 from lmtailor.readouts.head import Head
 from lmtailor.readouts.verbalizer import Verbalizer
 from lmtailor.store.adapter import Adapter, new_adapter
@@ -101,6 +101,22 @@ def test_the_loss_is_the_cross_entropy_of_the_label_words_logits_alone(key: str)
     assert batch.labels_B is not None
     found = Supervised().losses(scores, batch.labels_B, "classification")
     torch.testing.assert_close(found, torch.stack(wanted), rtol=1e-5, atol=1e-5)
+
+
+def test_each_example_learns_behind_demonstrations_like_it(tmp_path: Path) -> None:
+    """And the adapter keeps what it chooses from."""
+    folder, base = tmp_path / "encoder", tiny_base("gpt2")
+    encoder = tiny_base("bert", head=False)
+    encoder.model.save_pretrained(folder)
+    encoder.tokenizer.save_pretrained(folder)
+    shown = Demonstrations(k=1, per_class=True, similar=Similar(encoder=str(folder), pool=4))
+    readout = verbalizer("gpt2", demonstrations=shown)
+    training = Training(max_steps=6, batch_size=12, lr=3e-3, warmup=0, keep="last")
+    before = loss(base, new_adapter(base, method=method_class("lora")(), readout=readout, task=TASK))
+    fitted = fit(base, TASK, method=method_class("lora")(), readout=readout, training=training, out=tmp_path / "fit")
+    assert loss(base, fitted) < before
+    loaded = load_adapter(tmp_path / "fit", base)
+    assert predict(base, loaded, ["so sad"]) == predict(base, fitted, ["so sad"])
 
 
 @pytest.mark.parametrize("key", ["t5", "bart"])
