@@ -250,6 +250,8 @@ def test_what_a_mixture_cannot_be() -> None:
     base = base_of("gpt2")
     with pytest.raises(InputError, match=r"prompts is 1; .* at least 2.*SoftPrompt"):
         SoftPromptMixture(prompts=1)
+    with pytest.raises(InputError, match=r"prompts is 1000000000; every input runs once for each, and 1000 are the most"):
+        SoftPromptMixture(prompts=10**9)
     with pytest.raises(InputError, match="length is 0"):
         SoftPromptMixture(length=0)
     with pytest.raises(UnsupportedError, match=r"runs each row once for each of its members.*Fit it alone"):

@@ -35,6 +35,9 @@ from lmtailor.edits.mixture import MemberPrompt
 from lmtailor.methods._prompts import common_words, front_sites, word_embeddings
 from lmtailor.methods.method import Method, Recipe, Start, Starts, Words, uniform, zeros
 
+MOST = 1000
+"""Prompts at most, so that a stranger's file cannot ask for edits without end."""
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Perturbation(PlacedEdit):
@@ -74,6 +77,8 @@ class SoftPromptMixture(Method, Starts):
     def __post_init__(self) -> None:
         if self.prompts < 2:
             raise InputError(f"prompts is {self.prompts}; a mixture has at least 2. For one prompt take SoftPrompt.")
+        if self.prompts > MOST:
+            raise InputError(f"prompts is {self.prompts}; every input runs once for each, and {MOST} are the most.")
         if self.length < 1:
             raise InputError(f"length is {self.length}; a prompt needs at least 1 virtual token.")
 
