@@ -171,6 +171,19 @@ def test_edits_by_place_see_the_prompt_alone() -> None:
         score(base, PROMPTS, CHOICES, adapter=adapter)
 
 
+@pytest.mark.parametrize("family", ["llama", "t5"])
+def test_mixtures_run_in_rows_of_their_own_and_score_single_tokens(family: str, taken: Taken) -> None:
+    base, words = tiny_base(family), (" great", " no")
+    adapter = worn(base, "soft_prompt_mixture", length=3, deep=False)
+    found = score(base, PROMPTS, words, adapter=adapter)
+    assert (taken.prefixes, taken.packed) == ([], [])
+    for prompt, one in zip(PROMPTS, found, strict=True):
+        with torch.no_grad(), attach(base, adapter):
+            assert one.log_p == pytest.approx([PLAIN[base.kind](base, prompt, word) for word in words], rel=1e-5)
+    with pytest.raises(UnsupportedError, match="is a mixture"):
+        score(base, PROMPTS, CHOICES, adapter=adapter)
+
+
 @pytest.mark.parametrize("family", ["bert", "t5", "bart"])
 @pytest.mark.parametrize("name", ["lora", "prefix", "soft_prompt", "bitfit"])
 def test_equal_with_an_adapter_in_other_models(family: str, name: str) -> None:

@@ -117,7 +117,8 @@ def score(
 
     Raises:
         InputError: prompts and choices that do not fit each other, the model or its tokenizer; pmi without a domain.
-        UnsupportedError: a model without LM head; an adapter that acts by place, and choices of several tokens.
+        UnsupportedError: a model without LM head; choices of several tokens under an adapter that acts by place
+            or is a mixture.
     """
     questions = _questions(prompts, choices)
     edits = Edits() if adapter is None else adapter.edits
@@ -167,18 +168,23 @@ def score_questions(
 
 
 def _check_places(base: Base, edits: Edits, found: Sequence[Asked]) -> None:
-    """Refuse edits of the last tokens of a text where these would be a choice's own: what it is given would depend on it.
+    """Refuse choices of several tokens where their probability is not that of one token after the other.
 
     Raises:
-        UnsupportedError: it is so.
+        UnsupportedError: edits of the last tokens of a text, which would be a choice's own; or a mixture, in which a choice has
+            the mean of its members' products.
     """
-    if base.kind != "decoder" or not any(isinstance(edit, PlacedEdit) for edit in edits):
+    placed = base.kind == "decoder" and any(isinstance(edit, PlacedEdit) for edit in edits)
+    if not (placed or edits.mixed) or all(len(pieces) == 1 for one in found for pieces in one.pieces):
         return
-    if any(len(pieces) > 1 for one in found for pieces in one.pieces):
+    if edits.mixed:
         raise UnsupportedError(
-            "The adapter acts on the last tokens of a text, and a choice of several tokens would be part of that text. Score "
-            "choices of one token with it, or generate."
+            "The adapter is a mixture, of which only choices of one token can be scored. Use a Verbalizer for words of several."
         )
+    raise UnsupportedError(
+        "The adapter acts on the last tokens of a text, and a choice of several tokens would be part of that text. Score "
+        "choices of one token with it, or generate."
+    )
 
 
 def _log_p(base: Base, edits: Edits, found: Sequence[Asked], batch_tokens: int, progress: Progress | None) -> list[list[float]]:
