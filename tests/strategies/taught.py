@@ -10,6 +10,7 @@ from lmtailor.readouts.labels import LabelSet
 from lmtailor.readouts.readout import read_states
 from lmtailor.readouts.verbalizer import Verbalizer
 from lmtailor.tasks.task import Task
+from tests.fit.tasks import sentiment
 from tests.tiny import tiny_base, tiny_model, tiny_tokenizer
 
 PATTERN = "{sentence} so it was {mask}"
@@ -20,9 +21,16 @@ def words_of(family: str) -> dict[str, tuple[str, ...]]:
     return {"neg": ("n",), "pos": ("y",)} if family == "bart" else {"neg": ("no",), "pos": ("yes",)}
 
 
-def taught(family: str, task: Task, *, steps: int = 60) -> Base:
-    """A tiny model that writes `words_of` it into the gap of `PATTERN`, for the texts of train and dev."""
-    base = tiny_base(family)
+@functools.cache
+def the_task() -> Task:
+    """What is taught, in train and dev."""
+    return sentiment(16, 12)
+
+
+@functools.cache
+def taught(family: str, *, steps: int = 60) -> Base:
+    """A tiny model that writes `words_of` it into the gap of `PATTERN`, for the texts of `the_task`."""
+    base, task = tiny_base(family), the_task()
     reading = Verbalizer(PATTERN, words_of(family)).bind(base, LabelSet.of(task), None)
     pieces = torch.tensor([word.pieces[0] for word in reading.words])
     batch = reading.collate([reading.encode(example) for name in ("train", "dev") for example in task.split(name)])

@@ -27,8 +27,8 @@ from lmtailor.strategies import strategy_class
 from lmtailor.strategies.adapt import adapt, work_folder
 from lmtailor.strategies.lm_bff import LMBFF
 from lmtailor.tasks.task import Task
-from tests.fit.tasks import grades, records, sentiment
-from tests.strategies.taught import PATTERN, taught, words_of
+from tests.fit.tasks import grades, records
+from tests.strategies.taught import PATTERN, taught, the_task, words_of
 from tests.tiny import tiny_base
 
 ANY = {"neg": ("neg",), "pos": ("pos",)}
@@ -40,12 +40,12 @@ TUNED: dict[str, Any] = dict(strategy=SMALL, method=LoRA(rank=2), readout=START,
 
 @pytest.fixture(scope="module")
 def task() -> Task:
-    return sentiment(16, 12)
+    return the_task()
 
 
 @pytest.fixture(scope="module")
 def bert(task: Task) -> Base:
-    return taught("bert", task)
+    return taught("bert")
 
 
 @pytest.fixture(scope="module")
@@ -84,8 +84,7 @@ def test_it_is_found_by_its_name() -> None:
 
 @pytest.mark.parametrize("family", ["bert", "llama", "t5"])
 def test_words_that_were_taught_are_chosen_without_training(family: str) -> None:
-    task = sentiment(16, 12)
-    base = taught(family, task)
+    task, base = the_task(), taught(family)
     adapter = adapt(base, task, strategy=SMALL, method=Frozen(), readout=START)
     assert isinstance(adapter.readout, Verbalizer)
     assert dict(adapter.readout.words) == words_of(family)

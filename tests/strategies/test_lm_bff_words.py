@@ -10,7 +10,7 @@ from lmtailor.readouts.readout import read_states
 from lmtailor.readouts.verbalizer import Verbalizer
 from lmtailor.strategies._lm_bff_words import Gap, search_words
 from tests.fit.tasks import sentiment
-from tests.strategies.taught import PATTERN, taught, words_of
+from tests.strategies.taught import PATTERN, taught, the_task, words_of
 from tests.tiny import tiny_base
 
 FAMILIES = ["bert", "gpt2", "llama", "t5", "bart"]
@@ -19,8 +19,7 @@ ANY = {"neg": ("neg",), "pos": ("pos",)}
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_words_that_the_model_was_taught_are_found(family: str) -> None:
-    task = sentiment(24, 12)
-    base = taught(family, task)
+    task, base = the_task(), taught(family)
     found = search_words(base, task, Verbalizer(PATTERN, ANY), top=5, count=3, width=100)
     words = words_of(family)
     assert found.assignments[0].words == (*words["neg"], *words["pos"])
