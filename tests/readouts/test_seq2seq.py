@@ -5,7 +5,9 @@ from typing import Any
 
 import pytest
 import torch
+from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 from tokenizers.processors import TemplateProcessing
+from transformers import PreTrainedTokenizerFast
 
 from lmtailor.base.base import Base
 from lmtailor.core.errors import InputError, UnsupportedError
@@ -184,3 +186,32 @@ def test_what_has_no_meaning_is_refused() -> None:
 def test_settings_round_trip() -> None:
     settings = Verbalizer(SPAN, MULTI, fill="answer", normalise="bytes")
     assert from_mapping(Verbalizer, to_mapping(settings)) == settings
+
+
+def sentence_pieces() -> PreTrainedTokenizerFast:
+    """A tokenizer as T5's: word pieces begin with a mark for space, and sentinels swallow the space around them."""
+    words = ["a", "good", "fun", "bad", "great", "It", "was", "so", "review", "very"]
+    vocabulary = [(token, 0.0) for token in SPECIALS] + [(f"▁{word}", -2.0) for word in words]
+    letters = sorted(set("".join(words)) | set("▁.,:"))
+    inner = Tokenizer(models.Unigram([*vocabulary, *((letter, -9.0) for letter in letters)], unk_id=3))
+    inner.pre_tokenizer = pre_tokenizers.Metaspace()
+    inner.post_processor = TemplateProcessing(single="$A </s>", pair="$A </s> $B </s>", special_tokens=[("</s>", 2)])
+    inner.add_special_tokens([AddedToken(token, lstrip="extra" in token, rstrip="extra" in token) for token in SPECIALS])
+    return PreTrainedTokenizerFast(tokenizer_object=inner, pad_token="[PAD]", eos_token="</s>", unk_token="[UNK]")  # type: ignore[no-untyped-call]
+
+
+def test_sentinels_that_swallow_space_are_found() -> None:
+    base = Base.from_model(tiny_model("t5"), sentence_pieces())
+    shown = base.tokenizer.convert_ids_to_tokens
+    reading = bound(base, "{sentence} It was {mask} , so .", {"neg": ("very bad",), "pos": ("good",)})
+    item = reading.encode(Example(id="x", fields={"sentence": "a fun review"}))
+    text = shown(list(item.sequences[0]))
+    assert text[:6] == ["▁a", "▁fun", "▁review", "▁It", "▁was", "<extra_id_0>"]
+    assert text[-1] == "</s>"
+    assert [shown(list(word.pieces)) for word in reading.words] == [["▁very", "▁bad"], ["▁good"]]
+    assert [shown(list(one)) for one in item.decoder or ()] == [["[PAD]", "<extra_id_0>", "▁very"]]
+    assert item.read == ((1, 2, 1),)
+    answer = bound(base, "{sentence} It was {mask}", {"neg": ("bad",), "pos": ("good",)}, fill="answer")
+    ids = answer.encode(Example(id="x", fields={"sentence": "a fun review"}))
+    assert shown(list(ids.sequences[0])) == ["▁a", "▁fun", "▁review", "▁It", "▁was", "</s>"]
+    assert ids.decoder == ((0,),)
