@@ -31,6 +31,9 @@ from lmtailor.readouts.verbalizer_reading import VerbalizerReading
 from lmtailor.readouts.words import single_pieces
 from lmtailor.tasks.example import Example
 
+_KEPT = 8
+"""How many times as much memory a sequence takes whose states are kept for a backward."""
+
 Over = Literal["vocabulary", "labels"]
 """What the probabilities are shares of."""
 
@@ -104,7 +107,7 @@ class TriggerLoss:
         embedding = self.base.module(stack.embedding)
         total_SH: Tensor | None = None
         loss = 0.0
-        for chunk in self._chunks(examples, 1):
+        for chunk in self._chunks(examples, _KEPT):
             own = [examples[i] for i in chunk]
             batch, slots_NS = self._batch(own, trigger_S[None])
             with torch.enable_grad(), _leaf(embedding, batch.inputs["input_ids"]) as leaves:
