@@ -53,9 +53,11 @@ if TYPE_CHECKING:
     from lmtailor.store.merge import merge as merge
     from lmtailor.strategies.adapt import adapt as adapt
     from lmtailor.strategies.ensemble import predict_together as predict_together
+    from lmtailor.strategies.sensitivity import Sensitivity as Sensitivity
     from lmtailor.strategies.sensitivity import sensitivity as sensitivity
     from lmtailor.tasks.card import load_task as load_task
     from lmtailor.tasks.task import Task as Task
+    from lmtailor.tasks.templates.collection import read_templates as read_templates
 
 _HOME = {
     "Adapter": "lmtailor.store.adapter",
@@ -69,6 +71,7 @@ _HOME = {
     "InputError": "lmtailor.core.errors",
     "LMTailorError": "lmtailor.core.errors",
     "Similar": "lmtailor.readouts.demonstrations",
+    "Sensitivity": "lmtailor.strategies.sensitivity",
     "SiteError": "lmtailor.core.errors",
     "StateError": "lmtailor.core.errors",
     "Task": "lmtailor.tasks.task",
@@ -92,6 +95,7 @@ _HOME = {
     "new_adapter": "lmtailor.store.adapter",
     "predict": "lmtailor.infer.predict",
     "predict_together": "lmtailor.strategies.ensemble",
+    "read_templates": "lmtailor.tasks.templates.collection",
     "save_adapter": "lmtailor.store.folder",
     "score": "lmtailor.infer.choices",
     "sensitivity": "lmtailor.strategies.sensitivity",

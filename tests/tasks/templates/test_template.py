@@ -66,6 +66,9 @@ ALLOWED = [
     "{{ share }} {{ n is none }} {{ text is string }} {{ n is eq 3 }}",
     "{{ turns[0].who is in ['A'] }} {{ tags is sequence }}",
     "{{ answers is mapping }} {{ n is number }} {{ yes is true }} {{ n is even }}",
+    "{{ tags|map('upper')|join(',') }} {{ turns|map(attribute='who')|join(',') }} {{ [text]|map('replace', 'a', 'b')|first }}",
+    "{{ tags|reject('equalto', 'old')|join }} {{ tags|select('!=', 'New')|list|length }} {{ [1, 2, 3]|select('odd')|join(',') }}",
+    "{{ tags|select('in', ['old'])|list|count }} {{ [1, 2]|reject('even')|join }}",
     "{# a note #}{% raw %}{{ kept }}{% endraw %}{%- if yes -%}  x  {%- endif %}",
 ]
 
@@ -83,7 +86,15 @@ BREAKOUTS = [
     ("{{ tags.append(1) }}", "method 'append', which is not allowed"),
     ("{{ turns[0]['__class__'] }}", "asks a table for '__class__'"),
     ("{{ text|attr('__class__') }}", "filter 'attr'"),
-    ("{{ tags|map('attr', '__class__') }}", "filter 'map'"),
+    ("{{ tags|map('attr', '__class__') }}", "filter 'attr'"),
+    ("{{ tags|map(attribute='__class__')|join }}", "there are no attributes"),
+    ("{{ turns|map(attribute='__class__')|join }}", "asks a table for '__class__'"),
+    ("{{ tags|map('upper', attribute='x') }}", "there are no attributes|at once"),
+    ("{{ tags|map }}", "needs text"),
+    ("{{ tags|select('callable') }}", "test 'callable'"),
+    ("{{ tags|select('eq') }}", "cannot be computed"),
+    ("{{ zip(tags, 3) }}", "needs a list"),
+    ("{{ [tags]|map('map', 'map', 'map', 'upper')|list }}", "needs a list"),
     ("{{ self }}", "names 'self'"),
     ("{{ self.__init__.__globals__ }}", "there are no attributes"),
     ("{{ cycler.__init__.__globals__.os.popen('id').read() }}", "method 'read'"),
@@ -200,6 +211,11 @@ def test_only_plain_data_gets_in() -> None:
         deep = [deep]
     with pytest.raises(TemplateError, match="nested more than"):
         template("a").render({"x": deep})
+
+
+def test_zip_is_promptsources() -> None:
+    source = "{% for a, b in zip(tags, [1, 2]) %}{{ a }}{{ b }} {% endfor %}"
+    assert template(source).render(RECORD).input == "old1 New2"
 
 
 def test_input_target_and_choices() -> None:

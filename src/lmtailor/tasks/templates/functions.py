@@ -8,7 +8,21 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 
-from lmtailor.tasks.templates.values import Meter, NotAllowedError, Value, bounded, items, number, printed, size, whole, words
+from lmtailor.core.errors import near
+from lmtailor.tasks.templates.operators import compared, item_of
+from lmtailor.tasks.templates.values import (
+    Meter,
+    Missing,
+    NotAllowedError,
+    Value,
+    bounded,
+    items,
+    number,
+    printed,
+    size,
+    whole,
+    words,
+)
 
 Function = Callable[..., Value]
 """Called with the meter, the value, and the arguments that the template gives."""
@@ -156,6 +170,42 @@ def _most_frequent(meter: Meter, value: Value) -> Value:
     return [item for item, count in counts.items() if count == most]
 
 
+def _map(meter: Meter, value: Value, name: Value = None, *args: Value, attribute: Value = None) -> Value:
+    """Every item through a filter by its name, or the item of this name of every table."""
+    own = items(value)
+    meter.pay(len(own))
+    if attribute is not None:
+        found = [item_of(item, words(attribute)) for item in own]
+        missing = next((item for item in found if isinstance(item, Missing)), None)
+        if missing is not None or name is not None:
+            raise NotAllowedError("maps by a filter and an item at once" if missing is None else missing.what)
+        return [item for item in found if not isinstance(item, Missing)]
+    if words(name) not in FILTERS:
+        raise NotAllowedError(f"has the filter {name!r}, which is not allowed here. {near(words(name), FILTERS)}")
+    return [FILTERS[words(name)](meter, item, *args) for item in own]
+
+
+def _kept(wanted: bool) -> Function:
+    """A filter that keeps the items for which a test by its name says so."""
+
+    def function(meter: Meter, value: Value, name: Value, *args: Value) -> Value:
+        test = words(name)
+        if test not in _RELATIONS and test not in TESTS:
+            raise NotAllowedError(f"has the test {test!r}, which is not allowed here. {near(test, (*_RELATIONS, *TESTS))}")
+        own = items(value)
+        meter.pay(len(own))
+        if test in TESTS:
+            return [item for item in own if TESTS[test](item, *args) is wanted]
+        (other,) = args
+        return [item for item in own if compared(meter, _RELATIONS[test], item, other) is wanted]
+
+    return function
+
+
+_RELATIONS = {"equalto": "eq", "eq": "eq", "==": "eq", "ne": "ne", "!=": "ne", "in": "in"}
+"""Tests that compare with something, with the names of Jinja's operators."""
+
+
 def _folded(item: Value) -> Value:
     """What is compared: Jinja does not tell upper from lower case."""
     return item.lower() if isinstance(item, str) else item
@@ -173,12 +223,15 @@ FILTERS: Mapping[str, Function] = {
     "length": _length,
     "list": _list,
     "lower": _text(str.lower),
+    "map": _map,
     "max": _most,
     "min": _least,
     "most_frequent": _most_frequent,
+    "reject": _kept(False),
     "replace": _replace,
     "reverse": _reverse,
     "round": _round,
+    "select": _kept(True),
     "sort": _sort,
     "string": _string,
     "sum": _sum,

@@ -25,6 +25,7 @@ _NESTING = 60
 
 _DEFAULTS, _DRAWS = ("default", "d"), ("choice", "random")
 _EQUAL, _PRESENT = ("equalto", "eq", "=="), ("defined", "undefined")
+_CALLS = ("range", "choice", "zip")
 _OTHERS = (nodes.Template, nodes.Operand, nodes.Pair, nodes.Keyword, nodes.Slice, nodes.TemplateData)
 """Nodes that are parts of others."""
 
@@ -71,7 +72,7 @@ def _objection(node: nodes.Node) -> str | None:  # noqa: PLR0911 - one return a 
         if isinstance(callee, nodes.Getattr):
             return _unknown("method", callee.attr, METHODS) or _spread(node)
         if isinstance(callee, nodes.Name):
-            return _unknown("function", callee.name, ("range", "choice")) or _spread(node)
+            return _unknown("function", callee.name, _CALLS) or _spread(node)
         return "calls what is neither a function nor a method by name"
     if isinstance(node, nodes.Getattr) and node.attr.startswith("_"):
         return f"asks for {node.attr!r}; there are no attributes"
@@ -260,13 +261,15 @@ class Rendering:
         return FILTERS[node.name](self._meter, value, *args, **named)
 
     def call(self, node: nodes.Call) -> Value:
-        """`a.name(…)`, `range(…)`, `choice(…)`."""
+        """`a.name(…)`, `range(…)`, `choice(…)`, `zip(…)`."""
         args, named = self._arguments(node)
         if isinstance(node.node, nodes.Getattr):
             return METHODS[node.node.attr](self._meter, self._value(node.node.node), *args, **named)
         assert isinstance(node.node, nodes.Name)
         if named:
             raise NotAllowedError(f"gives {node.node.name} arguments by name")
+        if node.node.name == "zip":
+            return [[self._paid(one) for one in together] for together in zip(*map(items, args), strict=False)]
         return self._drawn(*args) if node.node.name == "choice" else self._counted(*args)
 
     def _counted(self, *args: Value) -> Value:
