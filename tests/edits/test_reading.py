@@ -35,11 +35,12 @@ class Sums:
     layers: tuple[int, ...] = ()
     virtual: bool = False
     before: tuple[int, ...] = ()
+    kind: str = "regression"
 
     def prompt(self) -> tuple[int, ...]:
         return self.before
 
-    def scores(self, base: Base, states: States, batch: Batch, *, training: bool = False) -> Tensor:
+    def scores(self, base: Base, states: States, batch: Batch, *, training: bool = False, normalised: bool = False) -> Tensor:
         mask = batch.inputs["attention_mask"]
         extra = states.last_NTH.shape[1] - mask.shape[1]
         assert extra == 0 or self.virtual
