@@ -9,8 +9,14 @@ from lmtailor.base.base import Base
 from lmtailor.core.errors import InputError, UnsupportedError
 from lmtailor.core.rng import generator
 from lmtailor.edits.attach import attach
+from lmtailor.fit.fit import fit
+from lmtailor.fit.training import Training
+from lmtailor.infer.evaluate import plain_adapter, predict_split
 from lmtailor.methods.method import Words
 from lmtailor.methods.opti_prompt import OptiPrompt
+from lmtailor.readouts.verbalizer import Verbalizer
+from lmtailor.store.adapter import Adapter, new_adapter
+from lmtailor.tasks.task import Task
 from tests.edits.worn import Worn, apart, base_of, logits, perturbed
 from tests.tiny import tiny_base
 
@@ -76,3 +82,45 @@ def test_settings_are_checked(settings: dict[str, Any], message: str) -> None:
 def test_a_model_without_a_gap_is_refused(key: str, what: str) -> None:
     with pytest.raises(UnsupportedError, match=what):
         OptiPrompt().edits(base_of(key).sites, None)
+
+
+@pytest.mark.parametrize("key", ["bert", "roberta"])
+def test_before_training_a_manual_start_is_the_template(key: str) -> None:
+    """One of a relation's many objects, asked for by vectors and by the words that these start from."""
+    base = base_of(key)
+    objects = (
+        "cat",
+        "dog",
+        "movie",
+        "book",
+        "text",
+        "review",
+        "answer",
+        "sentiment",
+        "great",
+        "awful",
+        "happy",
+        "sad",
+        "yes",
+        "no",
+    )
+    rows = [{"subject": f"the {objects[i % 14]} {i}", "object": objects[(i + 1) % 14]} for i in range(42)]
+    task = Task.from_records(text="subject", label="object", train=rows[:28], dev=rows[28:])
+    words = {name: (name,) for name in task.labels}
+    method = OptiPrompt(length=3, init="manual", text="is a very")
+    adapter = new_adapter(base, method=method, readout=Verbalizer(pattern="{subject} {mask} .", words=words), task=task)
+    manual = plain_adapter(base, task, Verbalizer(pattern="{subject} is a very {mask} .", words=words))
+    found, wanted = (predict_split(base, task, one, split="dev").scores_NC for one in (adapter, manual))
+    assert found.shape == (14, 14)
+    assert abs(found - wanted).max() < 1e-5 * abs(wanted).max()
+    training = Training(max_steps=20, batch_size=14, lr=0.1)
+    fitted = fit(base, task, method=method, readout=adapter.readout, training=training)
+    loss = [cross_entropy(base, task, one) for one in (adapter, fitted)]
+    assert loss[1] < loss[0]
+
+
+def cross_entropy(base: Base, task: Task, adapter: Adapter) -> float:
+    """Of an adapter's answers on the training split."""
+    made = predict_split(base, task, adapter, split="train")
+    assert made.reference is not None
+    return float(torch.nn.functional.cross_entropy(torch.from_numpy(made.scores_NC), torch.from_numpy(made.reference)))
