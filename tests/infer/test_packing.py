@@ -106,9 +106,9 @@ def test_encodings_are_shared_only_where_they_are_equal(family: str, equal: bool
     with torch.no_grad(), attach(base, new_adapter(base, method=Frozen())) as attached:
         found = states_of(attached, inputs, [2, 2]).last_NTH
         assert ran == ([2] if equal else [4])
-        uneven = states_of(attached, inputs, [1, 3]).last_NTH
+        uneven = [states_of(attached, inputs, sizes).last_NTH for sizes in ([1, 3], [3, 1])]
     hook.remove()
-    for one in (found, uneven):
+    for one in (found, *uneven):
         torch.testing.assert_close(one, _plain(base, inputs).last_NTH, rtol=1e-5, atol=1e-5)
 
 

@@ -63,6 +63,13 @@ def test_a_common_beginning_is_shared_and_a_deeper_one_where_it_pays() -> None:
     ]
 
 
+def test_a_node_below_one_that_is_not_chosen_is_judged_by_the_nearest_chosen_one() -> None:
+    lead, more, most = tuple(range(100)), tuple(range(100, 110)), tuple(range(110, 150))
+    sequences = [(*lead, i) for i in range(300, 310)] + [(*lead, *more, 5)] + [(*lead, *more, *most, i) for i in (6, 7)]
+    assert [(group.length, group.members) for group in prefix_groups(sequences)] == [(100, tuple(range(13)))]
+    assert [group.length for group in prefix_groups(sequences[-2:])] == [150]
+
+
 def test_a_sequence_that_begins_another_and_equal_ones_share() -> None:
     short, long = tuple(range(90)), tuple(range(200))
     (group,) = prefix_groups([short, long, short, long[:150]])
