@@ -15,6 +15,7 @@ from pathlib import Path
 
 from lmtailor.base.base import Base
 from lmtailor.core.errors import InputError, near
+from lmtailor.methods import catalogue
 from lmtailor.store.adapter import Adapter, on_device, refuse_other_base
 from lmtailor.store.folder import about, load_adapter
 from lmtailor.store.manifest import Manifest
@@ -77,6 +78,7 @@ class Bank(Mapping[str, Adapter]):
         """
         if memory < 1:
             raise InputError(f"memory is {memory}; a bank needs room for at least one adapter (bytes).")
+        catalogue()  # finds all methods, which is no part of the first registration
         self.base = base
         self.memory = memory
         self.resident = 0
