@@ -10,6 +10,8 @@ from lmtailor.base.base import Base
 from lmtailor.base.quiet import quiet
 
 WORDS = ("[PAD]", "[UNK]", "[MASK]", "a", "bad", "film", "good")
+ROWS = 128
+"""Of the table of embeddings, so that examples of methods that name tokens by number find them."""
 
 
 def toy_base() -> Base:
@@ -17,7 +19,7 @@ def toy_base() -> Base:
     tokenizer = Tokenizer(WordLevel({word: number for number, word in enumerate(WORDS)}, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = Whitespace()
     config = BertConfig(
-        vocab_size=len(WORDS),
+        vocab_size=ROWS,
         hidden_size=256,
         intermediate_size=512,
         num_hidden_layers=2,
