@@ -98,6 +98,21 @@ def test_losses_behind_demonstrations(key: str) -> None:
     assert gradient.abs().amax(1).min() > 0
 
 
+def test_causal_models_run_what_stands_before_the_slots_once_for_all_triggers() -> None:
+    base, adapter, reading, examples = prepared("gpt2")
+    triggers = TRIGGERS[:1].repeat(30, 1)
+    triggers[:, 2] = torch.arange(50, 80)
+    run: list[int] = []
+    handle = base.trunk.register_forward_hook(lambda module, args, out: run.append(out.last_hidden_state[..., 0].numel()))
+    try:
+        with attach(base, adapter) as attached:
+            TriggerLoss(base, reading, 256).losses(attached, examples, triggers)
+    finally:
+        handle.remove()
+    longest = max(one.item.length for one in examples)
+    assert sum(run) <= len(examples) * (longest - 1 + 30), "one row an example, and a token more for each trigger"
+
+
 @pytest.mark.parametrize("key", FAMILIES)
 def test_the_gradient_is_that_through_one_hot_rows(key: str) -> None:
     base, adapter, reading, examples = prepared(key)
