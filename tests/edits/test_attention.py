@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from lmtailor.core.rng import generator
 from lmtailor.edits import attention
 from lmtailor.edits.attach import attach
-from lmtailor.edits.attention import Call, Layer, Pass, Prefixes
+from lmtailor.edits.attention import Call, Layer, Pass
+from lmtailor.edits.prefix_slots import Prefixes
 from tests.edits.worn import BEAMS, apart, base_of, generated, left_padded, logits, noise, wear
 from tests.tiny import FAMILIES, tiny_base, tiny_inputs
 

@@ -1,5 +1,6 @@
 """Prefixes and prompts before the input, against the plain model on a longer input."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,8 +12,10 @@ from lmtailor.base.base import Base
 from lmtailor.core.errors import InputError, UnsupportedError
 from lmtailor.core.rng import generator
 from lmtailor.edits.attach import attach
+from lmtailor.edits.edits import Edits
 from lmtailor.edits.kinds import PrefixEdit, TokenPrompt
 from lmtailor.edits.prefixes import PrefixStore
+from lmtailor.methods.hard_prompt import HardPrompt
 from lmtailor.methods.method import Starts, Words
 from tests.edits.overwritten import logits_after
 from tests.edits.worn import (
@@ -120,6 +123,26 @@ def test_without_shift_the_input_keeps_its_positions(key: str) -> None:
             again = logits(base, inputs, position_ids=torch.arange(3, 3 + tokens)[None])
     assert apart(still, moved) > 1e-3
     assert apart(again, moved) < 1e-6
+
+
+@pytest.mark.parametrize("key", [key for key in WINDOWS if kind_of(key) == "decoder"])
+@pytest.mark.parametrize("shift", [True, False])
+def test_a_prompt_behind_a_prefix_stands_in_the_window_where_its_tokens_would(key: str, shift: bool) -> None:
+    """The prompt's tokens as keys and values, and in the sequence itself, both behind the same tuned prefix."""
+    base = tiny_base(key, **WINDOWS[key])
+    tuned, hard = (
+        wear(base, "prefix", length=3, std=0.5, shift=shift),
+        HardPrompt(ids=tuple(range(11, 18))).edits(base.sites, None),
+    )
+    both = replace(tuned, edits=Edits((*tuned.edits, *hard)))
+    ids = torch.randint(10, 40, (2, 6), generator=torch.Generator().manual_seed(0))
+    prompt = torch.arange(11, 18).expand(2, -1)
+    with torch.no_grad():
+        with attach(base, tuned):
+            wanted = logits(base, {"input_ids": torch.cat([prompt, ids], 1)})[:, 7:]
+        with attach(base, both):
+            found = logits(base, {"input_ids": ids})
+    assert apart(found, wanted) < 1e-5
 
 
 # prompts of causal decoders

@@ -22,7 +22,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, eager_mask,
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
 
 from lmtailor.core.errors import UnsupportedError
-from lmtailor.edits.gate import Gate
+from lmtailor.edits.prefix_slots import Prefixes
 
 ATTRIBUTE = "_lmtailor_layer"
 IMPLEMENTATIONS = {"sdpa": "lmtailor_sdpa", "eager": "lmtailor_eager"}
@@ -32,31 +32,6 @@ MUCH = 8
 
 Output = tuple[Tensor, Tensor | None]
 """(B, Q, H, D) and, where the implementation gives them, the attention weights."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Prefixes:
-    """The prefixes of one layer, padded on the left to a common length."""
-
-    keys_SKND: Tensor
-    values_SKND: Tensor
-    lengths: tuple[int, ...]
-    """Tokens of each prefix."""
-    slot_of_row: tuple[int, ...]
-    """For each row its prefix, or -1."""
-    gate: Gate | None = None
-    late_SN: Tensor | None = None
-    """Which slots stand between text and answer; None where none does."""
-
-    def visible_RN(self) -> Tensor:
-        """Which slots are real for each row."""
-        width = self.keys_SKND.shape[2]
-        return torch.arange(width, device=self.keys_SKND.device)[None] >= width - self.counts_R()[:, None]
-
-    def counts_R(self) -> Tensor:
-        """How many slots are real for each row."""
-        counts = [self.lengths[slot] if slot >= 0 else 0 for slot in self.slot_of_row]
-        return torch.tensor(counts, device=self.keys_SKND.device)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,7 +184,7 @@ def _visible(layer: Layer, prefixes: Prefixes, query: Tensor) -> Tensor:
     """Which prefix slots each query sees, (B, 1, Q, N)."""
     rows = prefixes.visible_RN()
     batch, queries = query.shape[0], query.shape[2]
-    per_row, width = batch // rows.shape[0], rows.shape[1]
+    per_row = batch // rows.shape[0]
     visible = rows.repeat_interleave(per_row, 0)[:, None, None, :].expand(batch, 1, queries, -1)
     if prefixes.late_SN is not None:
         assert layer.now.late_BQ is not None, "a layer with an infix was entered without telling text from answer"
@@ -218,8 +193,7 @@ def _visible(layer: Layer, prefixes: Prefixes, query: Tensor) -> Tensor:
     if layer.window is None or layer.cross:
         return visible
     assert layer.now.positions_BQ is not None, "a windowed layer was entered without positions"
-    slot_RN = torch.arange(width, device=query.device)[None] - (width - prefixes.counts_R())[:, None]
-    slot_BN = slot_RN.repeat_interleave(per_row, 0)
+    slot_BN = prefixes.places_RN().repeat_interleave(per_row, 0)
     distance = layer.now.positions_BQ.expand(batch, -1)[:, :, None] - slot_BN[:, None, :]
     return visible & (distance < layer.window)[:, None]
 

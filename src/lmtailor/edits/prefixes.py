@@ -16,12 +16,13 @@ from torch.nn import functional as F
 from lmtailor.base.sites import Site
 from lmtailor.base.stack import Stack
 from lmtailor.core.errors import InputError, UnsupportedError
-from lmtailor.edits.attention import ATTRIBUTE, Layer, Pass, Prefixes, autocast_dtype
+from lmtailor.edits.attention import ATTRIBUTE, Layer, Pass, autocast_dtype
 from lmtailor.edits.edit import freshness
 from lmtailor.edits.engine import Engine
 from lmtailor.edits.gate import Gate
 from lmtailor.edits.groups import Rows
 from lmtailor.edits.kinds import PrefixEdit, PromptEdit
+from lmtailor.edits.prefix_slots import Prefixes
 
 KeyValues = tuple[Tensor, Tensor]
 """Keys and values of one layer and one adapter, each (K, N, D)."""
@@ -123,7 +124,12 @@ class PrefixStore:
         for site in self.layers:
             pairs = {slot: _joined(per_slot[slot][site]) for slot in slots if site in per_slot[slot]}
             if pairs:
-                out[site] = replace(self._prefixes(pairs), gate=self._gate(site, pairs), late_SN=self._late_slots(site, pairs))
+                out[site] = replace(
+                    self._prefixes(pairs),
+                    gate=self._gate(site, pairs),
+                    late_SN=self._late_slots(site, pairs),
+                    places_SN=self._places(site, pairs),
+                )
         return out
 
     def _prefixes(self, pairs: dict[int, KeyValues]) -> Prefixes:
@@ -174,6 +180,23 @@ class PrefixStore:
             tuned = [edit.place == "infix" for edit in self._tuned(slot) if site in edit.sites for _ in range(edit.length)]
             length = keys.shape[1]
             rows.append([False] * (longest - length) + tuned + [False] * (length - len(tuned)))
+        return torch.tensor(rows, device=self.engine.base.device)
+
+    def _places(self, site: str, pairs: dict[int, KeyValues]) -> Tensor | None:
+        """Where a layer's slots stand (S, N), or None where no prefix leaves the positions behind it as they are."""
+        tuned = {slot: [edit for edit in self._tuned(slot) if site in edit.sites] for slot in pairs}
+        if self.layers[site].window is None or all(edit.shift for own in tuned.values() for edit in own):
+            return None
+        longest, rows = max(keys.shape[1] for keys, _ in pairs.values()), []
+        for slot, (keys, _) in pairs.items():
+            places: list[int] = []
+            behind = 0
+            for edit in tuned[slot]:
+                first = behind if edit.shift else 0
+                places += range(first, first + edit.length)
+                behind += edit.length if edit.shift else 0
+            places += range(behind, behind + keys.shape[1] - len(places))
+            rows.append([0] * (longest - len(places)) + places)
         return torch.tensor(rows, device=self.engine.base.device)
 
     def _tuned_key_values(self, slot: int) -> dict[str, list[KeyValues]]:

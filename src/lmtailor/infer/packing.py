@@ -44,16 +44,15 @@ def by_position(base: Base, edits: Edits) -> bool:
     """Whether a token's state is a function of the tokens before it and of its position alone, so that it may stand elsewhere.
 
     It is not where attention sees what follows, where a position cannot be given, where a rotary embedding depends on the
-    longest sequence of the batch, where an edit asks where in its sequence a token or the answer stands, where rows run several
-    times (a mixture), and where a tuned prefix takes positions from a window that the tokens behind it also have.
+    longest sequence of the batch, where an edit asks where in its sequence a token or the answer stands, and where rows run
+    several times (a mixture).
     """
     stack = base.read
     if len(base.stacks) > 1 or not stack.causal or stack.positions not in ("argument", "mask"):
         return False
     asks = any(isinstance(edit, PlacedEdit) for edit in edits)
     infix = any(isinstance(edit, PrefixEdit | PromptEdit) and edit.place == "infix" for edit in edits)
-    unmoved = any(isinstance(edit, PrefixEdit) and not edit.shift for edit in edits) and bool(_windows(base))
-    return not (asks or infix or unmoved or edits.mixed or rope_depends_on_batch(base.trunk.config))
+    return not (asks or infix or edits.mixed or rope_depends_on_batch(base.trunk.config))
 
 
 def packs(base: Base, edits: Edits, longest: int) -> bool:
