@@ -138,7 +138,8 @@ def build_adapter(
     if readout is not None and labels is not None:
         reading = readout.bind(base, labels, None if seeds is None else seeds[1], task, reserve=virtual_tokens(probe))
     sites = base.sites if reading is None or reading.reads_lm_head else base.sites.without_head()
-    edits = method.edits(sites, None if seeds is None else seeds[0])
+    # Shapes are the probe's, unless the readout took sites away.
+    edits = probe if seeds is None and sites is base.sites else method.edits(sites, None if seeds is None else seeds[0])
     return Adapter(
         method=method,
         edits=edits,
