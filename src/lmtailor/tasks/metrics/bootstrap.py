@@ -3,7 +3,7 @@
 Legend: B resamples, N examples, S seeds. A resample is a row of counts: how often each example was drawn.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -11,12 +11,10 @@ from numpy.typing import ArrayLike, NDArray
 from lmtailor.core.errors import InputError
 from lmtailor.tasks.example import TaskKind
 from lmtailor.tasks.metrics.metric import Metric, get_metric
+from lmtailor.tasks.metrics.resampling import check_settings, draws, interval, two_sided_p
 from lmtailor.tasks.metrics.score import PairedTest, Score, Scores
 
 Floats = NDArray[np.float64]
-
-_CELLS = 2_000_000
-"""Counts held at a time; bounds the memory (16 MB an array)."""
 
 
 def evaluate_predictions(
@@ -50,14 +48,14 @@ def evaluate_predictions(
     predicted_N = _checked("predictions", predicted, kind, labels)
     reference_N = _checked("reference", reference, kind, labels)
     _check_lengths(predicted_N, reference_N)
-    _check_settings(resamples, level)
-    draws: list[list[Floats]] = [[] for _ in chosen]
-    for weights_BN in _resamples(len(reference_N), resamples, seed):
-        for values, metric in zip(draws, chosen, strict=True):
+    check_settings(resamples, level)
+    drawn: list[list[Floats]] = [[] for _ in chosen]
+    for weights_BN in draws(len(reference_N), resamples, seed):
+        for values, metric in zip(drawn, chosen, strict=True):
             values.append(metric.weighted(weights_BN, predicted_N, reference_N))
     scores = []
-    for metric, values in zip(chosen, draws, strict=True):
-        low, high = _interval(np.concatenate(values), level)
+    for metric, values in zip(chosen, drawn, strict=True):
+        low, high = interval(np.concatenate(values), level)
         value = metric.value(predicted_N, reference_N)
         scores.append(Score(metric=metric.name, value=value, n=len(reference_N), low=low, high=high))
     return Scores(scores)
@@ -90,18 +88,16 @@ def paired_difference(
     sides = [[_checked("predictions", row, kind, ()) for row in np.atleast_2d(np.asarray(side))] for side in (a, b)]
     for row in (*sides[0], *sides[1]):
         _check_lengths(row, reference_N)
-    _check_settings(resamples, level)
+    check_settings(resamples, level)
     chunks = [
         _mean(chosen, weights_BN, sides[0], reference_N) - _mean(chosen, weights_BN, sides[1], reference_N)
-        for weights_BN in _resamples(len(reference_N), resamples, seed)
+        for weights_BN in draws(len(reference_N), resamples, seed)
     ]
     draws_B = np.concatenate(chunks)
     ones = np.ones((1, len(reference_N)))
     difference = float((_mean(chosen, ones, sides[0], reference_N) - _mean(chosen, ones, sides[1], reference_N))[0])
-    low, high = _interval(draws_B, level)
-    tail = min(int((draws_B <= 0).sum()), int((draws_B >= 0).sum()))
-    p = min(1.0, 2 * (tail + 1) / (resamples + 1))
-    return PairedTest(metric=metric, difference=difference, low=low, high=high, p=p, n=len(reference_N))
+    low, high = interval(draws_B, level)
+    return PairedTest(metric=metric, difference=difference, low=low, high=high, p=two_sided_p(draws_B), n=len(reference_N))
 
 
 def _mean(metric: Metric, weights_BN: Floats, rows: Sequence[Floats], reference_N: Floats) -> Floats:
@@ -109,21 +105,6 @@ def _mean(metric: Metric, weights_BN: Floats, rows: Sequence[Floats], reference_
     values_SB = np.stack([metric.weighted(weights_BN, row, reference_N) for row in rows])
     means: Floats = values_SB.mean(axis=0)
     return means
-
-
-def _resamples(n: int, resamples: int, seed: int) -> Iterator[Floats]:
-    """Counts of `resamples` bootstrap samples of n examples, in chunks (b, N)."""
-    rng = np.random.default_rng(seed)
-    chunk = max(1, _CELLS // n)
-    for start in range(0, resamples, chunk):
-        b = min(chunk, resamples - start)
-        drawn = rng.integers(0, n, size=(b, n)) + np.arange(b)[:, None] * n
-        yield np.bincount(drawn.ravel(), minlength=b * n).reshape(b, n).astype(np.float64)
-
-
-def _interval(draws_B: Floats, level: float) -> tuple[float, float]:
-    low, high = np.quantile(draws_B, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
 
 
 def _checked(what: str, values: ArrayLike, kind: TaskKind, labels: Sequence[str]) -> Floats:
@@ -148,8 +129,3 @@ def _checked(what: str, values: ArrayLike, kind: TaskKind, labels: Sequence[str]
 def _check_lengths(predicted_N: Floats, reference_N: Floats) -> None:
     if len(predicted_N) != len(reference_N):
         raise InputError(f"There are {len(predicted_N)} predictions for {len(reference_N)} examples. Give one each.")
-
-
-def _check_settings(resamples: int, level: float) -> None:
-    if resamples < 1 or not 0 < level < 1:
-        raise InputError(f"The bootstrap needs at least one resample and a level between 0 and 1; found {resamples} and {level}.")

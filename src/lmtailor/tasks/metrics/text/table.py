@@ -1,0 +1,20 @@
+"""The metrics of texts there are, by name."""
+
+from lmtailor.core.errors import InputError, near
+from lmtailor.tasks.metrics.text import answers, diversity, mteval, rouge, spans
+from lmtailor.tasks.metrics.text.metric import TextMetric
+
+TEXT_METRICS: dict[str, TextMetric] = {
+    metric.name: metric for metric in (*mteval.METRICS, *rouge.METRICS, *answers.METRICS, *spans.METRICS, *diversity.METRICS)
+}
+
+
+def get_text_metric(name: str) -> TextMetric:
+    """The text metric of this name.
+
+    Raises:
+        InputError: there is none.
+    """
+    if name not in TEXT_METRICS:
+        raise InputError(f"There is no text metric {name!r}. {near(name, TEXT_METRICS)}")
+    return TEXT_METRICS[name]
