@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from lmtailor.infer.calibrate import calibrated as calibrated
     from lmtailor.infer.choices import score as score
     from lmtailor.infer.evaluate import evaluate as evaluate
+    from lmtailor.infer.generate import generate as generate
     from lmtailor.infer.predict import predict as predict
     from lmtailor.readouts.calibration import Calibration as Calibration
     from lmtailor.readouts.demonstrations import Demonstrations as Demonstrations
@@ -87,6 +88,7 @@ _HOME = {
     "evaluate": "lmtailor.infer.evaluate",
     "export": "lmtailor.store.export",
     "fit": "lmtailor.fit.fit",
+    "generate": "lmtailor.infer.generate",
     "load_adapter": "lmtailor.store.folder",
     "load_base": "lmtailor.base.load",
     "load_task": "lmtailor.tasks.card",
