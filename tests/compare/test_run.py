@@ -16,6 +16,7 @@ from lmtailor.compare.cell import Job, Outcome, answer_alike
 from lmtailor.compare.compare import Comparison, compare, open_comparison
 from lmtailor.compare.folder import Answers, Folder
 from lmtailor.compare.plan import BaseSource, Budget, Cell, Plan
+from lmtailor.compare.plan_file import plan_from_mapping
 from lmtailor.compare.record import Point
 from lmtailor.compare.run import limited
 from lmtailor.core.errors import InputError, TrainingError
@@ -310,6 +311,62 @@ def test_each_seed_draws_its_own_few_shots(run: Callable[..., Comparison], task:
     runner = Pretend()
     run(runner, replace(PLAN, budget=Budget(shots=2)))
     assert runner.asked == []
+
+
+SIZES = {"sizes": [6, 12, 24], "seeds": [0, 1], "cells": [{"name": "LoRA", "method": "lora"}, {"name": "probe", "sizes": []}]}
+
+
+def test_training_sizes_are_runs_of_their_own_and_resume_as_others_do(run: Callable[..., Comparison], task: Task) -> None:
+    seen: dict[tuple[str, int], Task] = {}
+
+    def note(job: Job) -> None:
+        first = (job.cell.name, job.seed) not in seen
+        seen[job.cell.name, job.seed] = job.task
+        if first and (job.cell.name, job.seed) == ("LoRA · 12 examples", 1):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(Pretend(dies=note), plan_from_mapping(SIZES))
+    runner = Pretend(dies=note)
+    done = run(runner, plan_from_mapping(SIZES))
+    assert runner.asked == [(f"LoRA · {n} examples", 1) for n in (12, 24)] + [("probe", 1), ("majority class", 0)]
+    assert [len(seen[f"LoRA · {n} examples", 1].split("train")) for n in (6, 12, 24)] == [6, 12, 24]
+    assert seen["probe", 1].digest == task.digest
+    train = [{one.id for one in seen[f"LoRA · {n} examples", 0].split("train")} for n in (6, 12, 24)]
+    assert train[0] < train[1] < train[2]
+    assert done.about.sizes["train"] == 30
+    runner = Pretend()
+    more = run(runner, plan_from_mapping(SIZES | {"sizes": [6, 24, 30]}))
+    assert runner.asked == [("LoRA · 30 examples", 0), ("LoRA · 30 examples", 1)]
+    assert {row.cell for row in more.leaderboard.rows} == {"LoRA · 30 examples", "probe", "majority class"}
+
+
+def test_a_route_is_ranked_at_its_largest_size_and_the_others_are_kept(run: Callable[..., Comparison], tmp_path: Path) -> None:
+    done = run(Pretend(), plan_from_mapping(SIZES | {"reference": "LoRA"}))
+    board = open_comparison(tmp_path / "out").leaderboard
+    assert board == done.leaderboard
+    assert {row.cell for row in board.rows} == {"LoRA · 24 examples", "probe", "majority class"}
+    assert [row.cell for row in board.unranked] == ["LoRA · 6 examples", "LoRA · 12 examples"]
+    assert board.about.reference == "LoRA · 24 examples"
+    assert board.row("probe").to_reference is not None
+    assert [one.cell for one in board.ood] == [max(board.rows[:2], key=lambda row: row.on("reviews").value).cell]  # type: ignore[union-attr]
+    assert board.unranked[0].on("reviews") is not None
+    frame = done.frame().set_index("cell")
+    assert list(frame["ranked"]) == [True] * 3 + [False] * 2
+    assert frame["examples"]["LoRA · 6 examples"] == 6
+    assert frame["examples"]["probe"] == 30
+    assert frame["tied_with_best"]["LoRA · 6 examples"] is None
+    assert done.commands("LoRA · 6 examples") is not None
+
+
+def test_more_examples_than_there_are_stop_before_any_run(run: Callable[..., Comparison], tmp_path: Path) -> None:
+    runner = Pretend()
+    with pytest.raises(InputError, match="LoRA · 31 examples asks for 31 training examples, and train has 30"):
+        run(runner, plan_from_mapping(SIZES | {"sizes": [6, 31]}))
+    with pytest.raises(InputError, match="shots say how much is trained on too"):
+        run(runner, plan_from_mapping(SIZES), shots=2)
+    assert runner.asked == []
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

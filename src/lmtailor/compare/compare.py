@@ -13,6 +13,7 @@ from lmtailor.base.load import load_base
 from lmtailor.compare.cell import Runner, run_cell
 from lmtailor.compare.commands import Commands, commands
 from lmtailor.compare.default_plan import default_plan
+from lmtailor.compare.designs import all_positions
 from lmtailor.compare.folder import About, Folder
 from lmtailor.compare.leaderboard import Leaderboard, Row, Run, make_leaderboard
 from lmtailor.compare.numbers import listed
@@ -22,6 +23,7 @@ from lmtailor.compare.progress import Reporter
 from lmtailor.compare.recommend import Recommendation, recommend
 from lmtailor.compare.report.page import make_page
 from lmtailor.compare.run import budgeted, kept_run, run_plan
+from lmtailor.compare.sizes import check_sizes
 from lmtailor.compare.table import show
 from lmtailor.core.errors import InputError
 from lmtailor.core.files import alone, write_text
@@ -40,7 +42,7 @@ class Comparison:
 
     @cached_property
     def leaderboard(self) -> Leaderboard:
-        """One row a cell, the best first."""
+        """One row a cell, the best first; a route with several training sizes at its largest."""
         return make_leaderboard(self.about, self.runs)
 
     @cached_property
@@ -143,6 +145,7 @@ def compare(
         task = replace(task, metrics=chosen.metrics)
     seen = budgeted(task, chosen.budget, chosen.cells[0].seeds[0])
     split = _ranking_split(seen)
+    check_sizes(chosen.cells, seen, chosen.budget)
     used = _used_bases(chosen, given)
     named = {name: one.source for name, one in given.items()} | {name: one.source for name, one in sources.items()}
     about = _about(chosen, seen, split, {name: source for name, source in named.items() if name in used})
@@ -236,22 +239,26 @@ def _about(plan: Plan, task: Task, split: str, bases: Mapping[str, str]) -> Abou
         bases=bases,
         cells=tuple(cell.name for cell in plan.cells),
         baseline=baseline,
-        reference=plan.reference,
+        reference=plan.reference_cell,
+        positions=all_positions(plan.cells),
     )
 
 
 def _cell_frame(board: Leaderboard, recommendation: Recommendation) -> pd.DataFrame:
     rows = []
-    for row in board.rows:
+    for row in (*board.rows, *board.unranked):
+        ranked = row not in board.unranked
         values: dict[str, object] = {
             "cell": row.cell,
+            "ranked": ranked,
+            "examples": board.about.examples(row.cell),
             "base": row.base,
             "readout": row.readout,
             "method": row.method,
             "seeds": len(row.seeds),
             "failed": len(row.failed),
             "recommended": row.cell == recommendation.cell,
-            "tied_with_best": row.tied,
+            "tied_with_best": row.tied if ranked else None,
             "p": None if row.to_best is None else row.to_best.p,
         }
         for split, scores in row.scores.items():

@@ -17,7 +17,7 @@ import json
 import shutil
 import unicodedata
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
+from lmtailor.compare.positions import EXAMPLES, Position, smaller_cells
 from lmtailor.compare.record import Point, RunRecord
 from lmtailor.core.errors import InputError
 from lmtailor.core.files import disk_error, write_bytes, write_text
@@ -73,6 +74,18 @@ class About:
     """The cell that always gives the same answer."""
     reference: str | None
     """The cell that others are tested against; None: the best."""
+    positions: Mapping[str, tuple[Position, ...]] = field(default_factory=dict)
+    """Cell → on which curves it is a point, if on any."""
+
+    @property
+    def smaller(self) -> frozenset[str]:
+        """Cells of routes that have one with more training examples; they are on curves and not ranked."""
+        return smaller_cells(self.positions)
+
+    def examples(self, cell: str) -> int:
+        """How many training examples a cell's runs have."""
+        sizes = [one.number for one in self.positions.get(cell, ()) if one.axis == EXAMPLES and one.number is not None]
+        return round(sizes[0]) if sizes else self.sizes.get("train", 0)
 
 
 @dataclass(frozen=True)
@@ -190,7 +203,7 @@ def slug(name: str) -> str:
 
 def record_to_mapping(record: RunRecord) -> dict[str, Any]:
     """A record as JSON holds it."""
-    values = {field.name: getattr(record, field.name) for field in fields(record)}
+    values = {one.name: getattr(record, one.name) for one in fields(record)}
     return values | {
         "scores": {split: scores.to_mapping() for split, scores in record.scores.items()},
         "history": [to_mapping(point) for point in record.history],
@@ -203,7 +216,7 @@ def record_from_mapping(values: Mapping[str, Any]) -> RunRecord:
     Raises:
         InputError: it is no record, or one of another version.
     """
-    names = {field.name for field in fields(RunRecord)}
+    names = {one.name for one in fields(RunRecord)}
     try:
         if set(values) != names:
             raise InputError(f"A record has the fields {sorted(names)}; found {sorted(values)}.")

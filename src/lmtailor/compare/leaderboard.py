@@ -106,7 +106,9 @@ class Leaderboard:
 
     about: About
     rows: tuple[Row, ...]
-    """Empty if every run failed."""
+    """Empty if every run failed. A route with several training sizes stands here at its largest."""
+    unranked: tuple[Row, ...] = ()
+    """The same routes at smaller training sizes, in the order of the plan. They are tested against nothing."""
     failures: tuple[RunRecord, ...]
     """Runs that failed, in the order of the plan."""
     ood: tuple[OutOfDomain, ...] = ()
@@ -126,6 +128,11 @@ class Leaderboard:
         """The row that always gives the same answer."""
         return next((row for row in self.rows if row.baseline), None)
 
+    @property
+    def all_rows(self) -> tuple[Row, ...]:
+        """The ranked rows, and behind them those at smaller training sizes."""
+        return (*self.rows, *self.unranked)
+
     def failed_cells(self) -> list[tuple[str, str, str]]:
         """Cell, seeds and reason of what failed; runs that failed alike stand together."""
         grouped: dict[tuple[str, str], list[int]] = {}
@@ -142,10 +149,10 @@ class Leaderboard:
         Raises:
             InputError: there is none.
         """
-        for row in self.rows:
+        for row in self.all_rows:
             if row.cell == cell:
                 return row
-        raise InputError(f"The leaderboard has no cell {cell!r}. {near(cell, [row.cell for row in self.rows])}")
+        raise InputError(f"The leaderboard has no cell {cell!r}. {near(cell, [row.cell for row in self.all_rows])}")
 
 
 def make_leaderboard(about: About, runs: Sequence[Run], *, resamples: int = 1000) -> Leaderboard:
@@ -160,17 +167,19 @@ def make_leaderboard(about: About, runs: Sequence[Run], *, resamples: int = 1000
     for run in runs:
         by_cell[run.record.cell].append(run)
     done = {cell: [run for run in own if run.record.status == "done"] for cell, own in by_cell.items()}
-    rows = [
+    every = [
         _row(about, own, [run.record.seed for run in by_cell[cell] if run.record.status == "failed"], resamples)
         for cell, own in done.items()
         if own
     ]
+    rows = [row for row in every if row.cell not in about.smaller]
     sign = 1 if get_metric(about.metrics[0]).greater_is_better else -1
     rows.sort(key=lambda row: -sign * row.score.value)
     failures = [run.record for own in by_cell.values() for run in own if run.record.status == "failed"]
     tested = _tested(about, rows, done, resamples)
     ood = _out_of_domain(about, tested, done, sign, resamples)
-    return Leaderboard(about=about, rows=tuple(tested), failures=tuple(failures), ood=tuple(ood))
+    unranked = tuple(row for row in every if row.cell in about.smaller)
+    return Leaderboard(about=about, rows=tuple(tested), unranked=unranked, failures=tuple(failures), ood=tuple(ood))
 
 
 def _row(about: About, runs: list[Run], failed: list[int], resamples: int) -> Row:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from lmtailor.base.load import DTypeName
+from lmtailor.compare.positions import EXAMPLES, Position, smaller_cells
 from lmtailor.core.errors import InputError, near
 from lmtailor.core.settings import to_mapping
 from lmtailor.fit.training import Training
@@ -85,12 +86,18 @@ class Cell:
     training: Training | None = None
     """None: `Training()`, or a strategy's own choice. Not used where nothing is trained."""
     seeds: tuple[int, ...] = (0, 1, 2)
+    examples: int | None = None
+    """Training examples: a sample of train that each seed draws anew; smaller ones of a seed lie in larger. None: all."""
+    positions: tuple[Position, ...] = ()
+    """On which curves over sizes and settings it is a point."""
 
     def __post_init__(self) -> None:
         if not self.name.strip() or not self.name.isprintable():
             raise InputError(f"A cell's name must be one line of text; found {self.name!r}.")
         if not self.seeds or len(set(self.seeds)) != len(self.seeds) or min(self.seeds) < 0:
             raise InputError(f"The cell {self.name} needs distinct seeds, none negative; found {list(self.seeds)}.")
+        if self.examples is not None and self.examples < 1:
+            raise InputError(f"The cell {self.name} needs at least 1 training example; found {self.examples}.")
         if self.strategy is None:
             for name, default in (("readout", Head()), ("method", Frozen()), ("training", Training())):
                 object.__setattr__(self, name, default if getattr(self, name) is None else getattr(self, name))
@@ -118,16 +125,20 @@ class Cell:
         return " · ".join(name for name in names if name)
 
     @property
-    def distinct_seeds(self) -> tuple[int, ...]:
-        """The seeds that can differ: only the first if nothing is trained and nothing drawn."""
+    def fixed(self) -> bool:
+        """Whether nothing is trained and nothing drawn, so that seeds and training examples make no difference."""
         readout = self.readout
-        fixed = isinstance(readout, Majority) or (
+        return isinstance(readout, Majority) or (
             self.strategy is None
             and isinstance(readout, Verbalizer)
             and isinstance(self.method, Frozen)
             and (readout.demonstrations is None or readout.demonstrations.shown is not None)
         )
-        return self.seeds[:1] if fixed else self.seeds
+
+    @property
+    def distinct_seeds(self) -> tuple[int, ...]:
+        """The seeds that can differ: only the first if it is fixed."""
+        return self.seeds[:1] if self.fixed else self.seeds
 
     def seeded(self, seed: int) -> AnyReadout | None:
         """The readout of one seed: a seed draws its own demonstrations, counted from the readout's own seed."""
@@ -145,13 +156,14 @@ class Cell:
             assert method is not None
             assert training is not None
             training = training.resolved(method.recipe)
-        own = {
+        own: dict[str, object] = {
             "strategy": self.strategy and {"name": self.strategy.variant_name(), **to_mapping(self.strategy)},
             "readout": readout and {"name": self.readout_name, **to_mapping(readout)},
             "method": method and {"name": method_name(method), **to_mapping(method)},
             "training": training and to_mapping(training),
         }
-        return {name: value for name, value in own.items() if value}
+        kept = {name: value for name, value in own.items() if value}
+        return kept if self.examples is None else {**kept, "examples": self.examples}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,7 +179,7 @@ class Plan:
     """The first one ranks and chooses checkpoints; empty: the task's."""
     budget: Budget = field(default_factory=Budget)
     reference: str | None = None
-    """A cell to which all others are compared in the report, besides the best."""
+    """A cell to which all others are compared in the report, besides the best; or a route with several training sizes."""
     baseline: bool = True
     """Whether the cell that always gives the same answer is added where no cell is it."""
     batch_size: int = 32
@@ -182,10 +194,27 @@ class Plan:
             raise InputError(f"Two cells are named {twice!r}. A cell's name is its row in the leaderboard; give each its own.")
         if sum(cell.is_baseline for cell in self.cells) > 1:
             raise InputError("Two cells have the readout majority. One baseline is enough.")
-        if self.reference is not None and self.reference not in names:
-            raise InputError(f"The reference {self.reference!r} is no cell. {near(self.reference, names)}")
+        if self.reference is not None and self.reference not in (known := (*names, *self._largest)):
+            raise InputError(f"The reference {self.reference!r} is no cell. {near(self.reference, known)}")
+        if self.reference in smaller_cells({cell.name: cell.positions for cell in self.cells}):
+            raise InputError(
+                f"The reference {self.reference!r} is not in the ranking, which has each route at its largest training size. "
+                "Name that cell, or the route."
+            )
         if self.batch_size < 1:
             raise InputError(f"batch_size is {self.batch_size}; it must be at least 1.")
+
+    @property
+    def reference_cell(self) -> str | None:
+        """The reference by the name of a cell: of a route with several training sizes the one with the largest."""
+        return None if self.reference is None else self._largest.get(self.reference, self.reference)
+
+    @property
+    def _largest(self) -> dict[str, str]:
+        """Route with training sizes → its cell with the largest."""
+        smaller = smaller_cells({cell.name: cell.positions for cell in self.cells})
+        ranked = [cell for cell in self.cells if cell.name not in smaller]
+        return {one.line: cell.name for cell in ranked for one in cell.positions if one.axis == EXAMPLES}
 
     def with_baseline(self, name: str) -> "Plan":
         """The plan with the baseline among its cells, if it is to have one."""

@@ -16,6 +16,7 @@ from lmtailor.compare.memory import PeakMemory, quick_collection
 from lmtailor.compare.plan import Budget, Cell, Plan
 from lmtailor.compare.progress import Reporter
 from lmtailor.compare.record import RunRecord
+from lmtailor.compare.sizes import sized
 from lmtailor.core.errors import InputError, LMTailorError, TrainingError
 from lmtailor.core.files import write_text
 from lmtailor.core.provenance import hardware, now, revision, versions
@@ -57,7 +58,7 @@ def run_plan(
     """
     session = _Session(
         plan=plan,
-        tasks={seed: budgeted(task, plan.budget, seed) for seed in dict.fromkeys(seed for _, seed in plan.runs())},
+        tasks=_tasks(plan, task),
         folder=folder,
         split=about.split,
         runner=runner,
@@ -125,13 +126,20 @@ def limited(task: Task, count: int | None) -> Task:
     return replace(task, splits={**task.splits, "train": replace(train, examples=examples)})
 
 
+def _tasks(plan: Plan, task: Task) -> dict[tuple[int, int | None], Task]:
+    """For each seed, and each number of training examples that a cell asks for, the task as such runs see it."""
+    asked = dict.fromkeys((seed, cell.examples) for cell, seed in plan.runs())
+    whole = {seed: budgeted(task, plan.budget, seed) for seed, _ in asked}
+    return {(seed, count): whole[seed] if count is None else sized(whole[seed], count, seed) for seed, count in asked}
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Session:
     """What all runs of one call share."""
 
     plan: Plan
-    tasks: Mapping[int, Task]
-    """Seed → the task as its runs see it."""
+    tasks: Mapping[tuple[int, int | None], Task]
+    """Seed and training examples → the task as such runs see it."""
     folder: Folder
     split: str
     runner: Runner
@@ -175,7 +183,7 @@ class _Session:
 
     def _settings(self, cell: Cell, seed: int, base: Base | InputError | None) -> dict[str, object]:
         """All that a run's result depends on."""
-        task = self.tasks[seed]
+        task = self.tasks[seed, cell.examples]
         about: dict[str, object] = {"fingerprint": base.fingerprint, "dtype": str(base.dtype)} if isinstance(base, Base) else {}
         return {
             "base": about,
@@ -208,7 +216,7 @@ class _Session:
                 cell=cell,
                 seed=seed,
                 base=base,
-                task=self.tasks[seed],
+                task=self.tasks[seed, cell.examples],
                 split=self.split,
                 folder=place,
                 seconds=self.plan.budget.cell_seconds,
@@ -221,7 +229,7 @@ class _Session:
             write_text(place.path / "error.txt", "".join(traceback.format_exception(error)))
             reason = str(error) if isinstance(error, LMTailorError) else f"{type(error).__name__}: {error}"
             return Run(record=replace(blank, reason=reason, provenance={**blank.provenance, "ended": now()}))
-        return self._done(self.tasks[seed], place, blank, outcome, memory)
+        return self._done(self.tasks[seed, cell.examples], place, blank, outcome, memory)
 
     def _refuse_late(self, spent: float) -> None:
         total = self.plan.budget.total_seconds

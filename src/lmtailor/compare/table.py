@@ -89,9 +89,10 @@ def _legend(board: Leaderboard) -> str:
     seeds = sorted({len(row.seeds) for row in board.rows if not row.baseline})
     over = f"mean over {listed([str(n) for n in seeds], 'or')} seed{'s' if seeds != [1] else ''}" if seeds else "no runs"
     named = "".join(f" {title}: {name}." for title, name in zip(_titles(about.ood), about.ood, strict=True))
+    largest = " Routes with several training sizes stand at their largest." if board.unranked else ""
     return (
         f"{metric_name(board.metric)} on {about.split} (n = {about.sizes.get(about.split, 0)}), {over}, "
-        f"± half of the 95 % interval.{named} ★ recommended, = not significantly worse than the best."
+        f"± half of the 95 % interval.{named}{largest} ★ recommended, = not significantly worse than the best."
     )
 
 

@@ -114,6 +114,9 @@ def _lede(board: Leaderboard) -> str:
     kind = f"{len(about.labels)} labels" if about.kind == "classification" else "a number for each text"
     names = {"train": "to learn from", "dev": "to choose checkpoints", about.split: "to rank"}
     parts = [f"{grouped(about.sizes[split])} texts {use}" for split, use in names.items() if split in about.sizes]
+    sizes = sorted({about.examples(cell) for cell in about.smaller | {row.cell for row in board.rows if not row.baseline}})
+    if about.smaller and parts:
+        parts[0] += f" (of which routes see {listed([grouped(size) for size in sizes])})"
     parts += [f"{grouped(about.sizes[split])} of {split}" for split in about.ood]
     return f"{kind[:1].upper()}{kind[1:]}, {models}, {listed(parts)}."
 
@@ -182,10 +185,11 @@ def _line(board: Leaderboard, row: Row, recommendation: Recommendation, low: flo
 
 
 def _board_note(board: Leaderboard) -> str:
+    largest = " A route with several training sizes stands here at its largest." if board.unranked else ""
     return (
         f"Ranked by {metric_name(board.metric)} on {grouped(board.about.sizes.get(board.about.split, 0))} texts of "
         f"{board.about.split}, mean over seeds. Bars are 95 % intervals; a full dot is not significantly worse than the best. "
-        "How costs and intervals are measured is said below."
+        f"How costs and intervals are measured is said below.{largest}"
     )
 
 

@@ -1,0 +1,198 @@
+"""The entries of a plan's file: bases, methods, readouts, trainings and strategies, by name or in place."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from lmtailor.compare.plan import MAJORITY, READOUT_NAMES, AnyReadout, BaseSource, Majority
+from lmtailor.core.errors import InputError, near
+from lmtailor.core.settings import from_mapping
+from lmtailor.core.typed import found
+from lmtailor.fit.training import Training
+from lmtailor.methods import catalogue
+from lmtailor.methods.method import Method
+from lmtailor.readouts.registry import get_readout
+from lmtailor.readouts.verbalizer import Verbalizer
+from lmtailor.strategies.strategy import Strategy
+from lmtailor.tasks.card import load_task
+
+PROMPT = "pattern_name"
+"""Setting of a verbalizer in a plan, instead of pattern and words: the name of one of the card's patterns."""
+ENTRIES = ("bases", "methods", "readouts", "trainings", "strategies")
+"""The tables of a plan that hold entries."""
+
+
+class Entries:
+    """What cells may name, and how they say it in place."""
+
+    def __init__(self, values: Mapping[str, object], *, task: Path | None, folder: Path, source: str) -> None:
+        """Read the tables of entries.
+
+        Args:
+            values: the whole plan.
+            task: its card, for patterns by name.
+            folder: from which paths count.
+            source: the file's name, for messages.
+
+        Raises:
+            InputError: something is unknown or does not fit.
+        """
+        self.task, self.folder, self.source = task, folder, source
+        tables = {name: self.table(values.get(name, {}), name) for name in ENTRIES}
+        self.bases = {name: self._base(value, f"bases.{name}") for name, value in tables["bases"].items()}
+        self.methods = {
+            name: self._method(value, f"methods.{name}", default=name)[1] for name, value in tables["methods"].items()
+        }
+        self.readouts = {
+            name: self._readout(value, f"readouts.{name}", default=name)[1] for name, value in tables["readouts"].items()
+        }
+        self.trainings = {
+            name: from_mapping(Training, self.table(value, f"trainings.{name}"), path=f"trainings.{name}", source=source)
+            for name, value in tables["trainings"].items()
+        }
+        self.strategies = {
+            name: self._strategy(value, f"strategies.{name}", default=name)[1] for name, value in tables["strategies"].items()
+        }
+
+    def base_name(self, value: object, place: str) -> tuple[str, str | None]:
+        """The name of a base, which must be there if the plan has any; with the label that stands for it in names."""
+        if value is None:
+            return next(iter(self.bases)) if len(self.bases) == 1 else "", None
+        name = self._text(value, place, "the name of a base")
+        if self.bases and name not in self.bases:
+            raise InputError(f"{place}{within(self.source)}: there is no base {name!r}. {near(name, self.bases)}")
+        return name, name
+
+    def chosen_readout(self, value: object, place: str) -> tuple[str, AnyReadout | None]:
+        """The readout of a cell, by name or in place, with its label; None where the cell leaves it out."""
+        if value is None:
+            return "", None
+        if isinstance(value, str) and value in self.readouts:
+            return value, self.readouts[value]
+        return self._readout(value, place, tuple(self.readouts))
+
+    def chosen_method(self, value: object, place: str) -> tuple[str, Method | None]:
+        """The method of a cell, by name or in place, with its label; None where the cell leaves it out."""
+        if value is None:
+            return "", None
+        if isinstance(value, str) and value in self.methods:
+            return value, self.methods[value]
+        return self._method(value, place, tuple(self.methods))
+
+    def chosen_strategy(self, value: object, place: str) -> tuple[str, Strategy | None]:
+        """The strategy of a cell, by name or in place, with its label; None where the cell leaves it out."""
+        if value is None:
+            return "", None
+        if isinstance(value, str) and value in self.strategies:
+            return value, self.strategies[value]
+        return self._strategy(value, place, tuple(self.strategies))
+
+    def chosen_training(self, value: object, place: str) -> tuple[str, Training | None]:
+        """The training of a cell, by name or in place, with its label; None where the cell leaves it out."""
+        if value is None:
+            return "", None
+        if isinstance(value, str):
+            if value not in self.trainings:
+                raise InputError(
+                    f"{place}{within(self.source)}: there is no training {value!r} in [trainings]. {near(value, self.trainings)}"
+                )
+            return value, self.trainings[value]
+        return "", from_mapping(Training, self.table(value, place), path=place, source=self.source)
+
+    def _method(self, value: object, place: str, entries: Sequence[str] = (), default: str | None = None) -> tuple[str, Method]:
+        """A method by name, or by a table of its name and settings; with the name."""
+        known = catalogue()
+        name, settings = self._named(value, place, default if default in known else None)
+        if name not in known:
+            raise InputError(f"{place}{within(self.source)}: there is no method {name!r}. {near(name, (*entries, *known))}")
+        return name, from_mapping(known[name], settings, path=place, source=self.source)
+
+    def _strategy(
+        self, value: object, place: str, entries: Sequence[str] = (), default: str | None = None
+    ) -> tuple[str, Strategy]:
+        """Likewise a strategy."""
+        known = Strategy.variants()
+        name, settings = self._named(value, place, default if default in known else None)
+        if name not in known:
+            raise InputError(f"{place}{within(self.source)}: there is no strategy {name!r}. {near(name, (*entries, *known))}")
+        return name, from_mapping(known[name], settings, path=place, source=self.source)
+
+    def _readout(
+        self, value: object, place: str, entries: Sequence[str] = (), default: str | None = None
+    ) -> tuple[str, AnyReadout]:
+        """Likewise a readout."""
+        name, settings = self._named(value, place, default if default in READOUT_NAMES else None)
+        if name not in READOUT_NAMES:
+            raise InputError(
+                f"{place}{within(self.source)}: there is no readout {name!r}. {near(name, (*entries, *READOUT_NAMES))}"
+            )
+        if name == MAJORITY:
+            return name, from_mapping(Majority, settings, path=place, source=self.source)
+        if PROMPT in settings:
+            settings = self._prompted(name, settings, place)
+        return name, from_mapping(get_readout(name), settings, path=place, source=self.source)
+
+    def _prompted(self, name: str, settings: Mapping[str, object], place: str) -> dict[str, object]:
+        """The settings of a verbalizer with the pattern and the words that the card has under a name."""
+        wanted = self._text(settings[PROMPT], f"{place}.{PROMPT}", "the name of one of the card's patterns")
+        clash = next((key for key in ("pattern", "words") if key in settings), None)
+        if clash is not None or get_readout(name) is not Verbalizer:
+            what = "a head has none" if clash is None else f"{clash} is given too"
+            raise InputError(f"{place}.{PROMPT}{within(self.source)} names a pattern and its words, but {what}. Leave one out.")
+        if self.task is None:
+            raise InputError(
+                f"{place}.{PROMPT}{within(self.source)} is a pattern of the task's card, but the plan names no task."
+            )
+        found = load_task(self.task).prompt(wanted)
+        rest = {key: value for key, value in settings.items() if key != PROMPT}
+        return {"pattern": found.pattern, "words": dict(found.words), **rest}
+
+    def _named(self, value: object, place: str, default: str | None) -> tuple[str, dict[str, object]]:
+        """The name and the settings of "name" or { name = …, setting = … }; an entry's key may stand for its name."""
+        if isinstance(value, str):
+            return value, {}
+        settings = dict(self.table(value, place))
+        name = settings.pop("name", default)
+        if name is None:
+            raise InputError(f'{place}{within(self.source)} needs a name, such as name = "lora".')
+        return self._text(name, f"{place}.name", "a name"), settings
+
+    def _base(self, value: object, place: str) -> BaseSource:
+        table = {"source": value} if isinstance(value, str) else self.table(value, place)
+        base = from_mapping(BaseSource, table, path=place, source=self.source)
+        return replace(base, source=_located(base.source, self.folder, f"{place}{within(self.source)}"))
+
+    def table(self, value: object, place: str) -> Mapping[str, object]:
+        """The value, if it is a table.
+
+        Raises:
+            InputError: it is none.
+        """
+        if not isinstance(value, Mapping):
+            raise InputError(f"{place}{within(self.source)} must be a table; found {found(value)}.")
+        return value
+
+    def _text(self, value: object, place: str, asked: str) -> str:
+        if not isinstance(value, str):
+            raise InputError(f"{place}{within(self.source)} must be {asked}; found {found(value)}.")
+        return value
+
+
+def _located(source: str, folder: Path, place: str) -> str:
+    """A base's source with paths counted from the plan's folder. What is no path is taken for a hub id.
+
+    Raises:
+        InputError: it looks like a path and nothing is there.
+    """
+    path = Path(os.path.normpath(folder / Path(source).expanduser()))
+    if path.exists():
+        return str(path)
+    if source.startswith((".", "/", "~")) or source.endswith(".gguf") or source.count("/") > 1:
+        raise InputError(f"{place}: there is no file or folder {path}. Paths count from the plan's folder.")
+    return source
+
+
+def within(source: str) -> str:
+    """How a message names the file; "" without one."""
+    return f" in {source}" if source else ""
