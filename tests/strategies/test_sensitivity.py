@@ -182,6 +182,17 @@ def test_all_orders_of_a_few_are_different() -> None:
     assert permutation(9, 7, 0, 1) != permutation(9, 8, 0, 1)
 
 
+def test_many_comparisons_can_still_be_significant() -> None:
+    """The smallest p of a bootstrap is 2 / (B + 1); with few resamples Holm's factor would make 45 of them all insignificant."""
+    record = made_up(templates=5, sets=2, n=60)
+    names = [f"{name} {copy}" for copy in range(2) for name in record.templates]
+    points = [replace(p, template=f"{p.template} {copy}") for copy in range(2) for p in record.points]
+    many = replace(record, templates=dict.fromkeys(names, next(iter(record.templates.values()))), points=tuple(points))
+    tests = many.between_templates("before")
+    assert len(tests) == 45
+    assert min(test.adjusted for test in tests) < 0.05
+
+
 def test_holms_rule() -> None:
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([0.9, 0.8]) == [1.0, 1.0]

@@ -334,4 +334,4 @@ def _told(study: _Study) -> Mapping[str, str]:
         "fingerprint": study.base.fingerprint,
         "dtype": str(study.base.dtype),
     }
-    return {**made, **told, **{f"version of {name}": str(value) for name, value in versions().items()}}
+    return {**made, **told, **{f"version of {name}": value for name, value in {**versions(), "lmtailor": __version__}.items()}}

@@ -27,6 +27,8 @@ Side = Literal["before", "after"]
 """Before or after calibration."""
 
 _RESAMPLES = 1000
+_FOR_EACH_TEST = 200
+"""Resamples of a table's tests for each of its tests: p is at least 2 / resamples, and is multiplied by their number."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,7 +167,12 @@ class SensitivityRecord:
 
     def between_templates(self, side: Side) -> tuple[Difference, ...]:
         """Every pair of templates: paired tests over documents of their means over points."""
-        return self._tested([((side, one), (side, other)) for one, other in combinations(self.templates, 2)])
+        return self._between[side]
+
+    @cached_property
+    def _between(self) -> dict[Side, tuple[Difference, ...]]:
+        pairs = list(combinations(self.templates, 2))
+        return {side: self._tested([((side, one), (side, other)) for one, other in pairs]) for side in self.sides}
 
     def by_calibration(self) -> tuple[Difference, ...]:
         """Every template after calibration against itself before."""
@@ -174,11 +181,11 @@ class SensitivityRecord:
         return self._tested([(("after", name), ("before", name)) for name in self.templates])
 
     def _tested(self, pairs: Sequence[tuple[tuple[Side, str], tuple[Side, str]]]) -> tuple[Difference, ...]:
-        reference = np.array(self.reference)
+        reference, resamples = np.array(self.reference), max(_RESAMPLES, _FOR_EACH_TEST * len(pairs))
         found = []
         for one, other in pairs:
             a, b = (self._rows(*which).astype(np.int64) for which in (one, other))
-            found.append((one[1], other[1], paired_difference(self.metric, a, b, reference, resamples=_RESAMPLES)))
+            found.append((one[1], other[1], paired_difference(self.metric, a, b, reference, resamples=resamples)))
         adjusted = holm([test.p for _, _, test in found])
         return tuple(
             Difference(
