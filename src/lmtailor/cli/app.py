@@ -25,6 +25,7 @@ VERBS = (
     "eval",
     "predict",
     "score",
+    "generate",
     "compare",
     "sensitivity",
     "methods",

@@ -5,11 +5,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from lmtailor.cli.texts import ID, lines_of
+from lmtailor.cli.texts import ID, objects_of
 from lmtailor.core.errors import DataError, near
 from lmtailor.infer.asking import Question
 from lmtailor.infer.choices import domain_of
 
+SHAPE = '{"prompt": "…", "choices": ["…"]}'
 PROMPT, CHOICES, DOMAIN = "prompt", "choices", "domain"
 """Keys of a record, besides "id"."""
 
@@ -48,19 +49,7 @@ def from_json_lines(stream: BinaryIO, source: str, choices: Sequence[str], domai
     Raises:
         DataError: a line that is not such a record; the message has its number.
     """
-    number = 0
-    for place, line in lines_of(stream, source):
-        if not line.strip():
-            continue
-        number += 1
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise DataError(
-                f'{place} is no JSON ({error}). Write one object a line: {{"prompt": "…", "choices": ["…"]}}.'
-            ) from None
-        if not isinstance(record, dict):
-            raise DataError(f'{place} is no JSON object. Write {{"prompt": "…", "choices": ["…"]}}.')
+    for number, (place, record) in enumerate(objects_of(stream, source, SHAPE), start=1):
         if PROMPT not in record:
             raise DataError(f'{place} has no "{PROMPT}". {near(PROMPT, list(record))}')
         if CHOICES not in record and not choices:

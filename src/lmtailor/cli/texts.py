@@ -1,10 +1,11 @@
 """New texts to answer: arguments, lines of stdin or of a file, or rows of a table."""
 
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 from lmtailor.core.errors import DataError, InputError, near
 from lmtailor.tasks.cells import text_cells
@@ -76,6 +77,29 @@ def lines_of(stream: BinaryIO, source: str, encoding: str = "utf-8") -> Iterator
             raise DataError(
                 f"{place} is not {encoding}: byte 0x{line[error.start]:02x}. Name what it is with --encoding."
             ) from error
+
+
+def objects_of(stream: BinaryIO, source: str, shape: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The place of each line that is not blank, for messages, and its JSON object; read as they come.
+
+    Args:
+        stream: the bytes, in UTF-8.
+        source: its name.
+        shape: an object as it should be, for messages.
+
+    Raises:
+        DataError: a line that is no JSON object.
+    """
+    for place, line in lines_of(stream, source):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{place} is no JSON ({error}). Write one object a line: {shape}.") from None
+        if not isinstance(record, dict):
+            raise DataError(f"{place} is no JSON object. Write {shape}.")
+        yield place, record
 
 
 def from_table(

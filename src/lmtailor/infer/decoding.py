@@ -11,7 +11,7 @@ Shapes: B sequences (rows · beams), T tokens, V vocabulary.
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor
@@ -73,6 +73,19 @@ class Decoding:
             raise InputError(f"top_k is {self.top_k} and top_p is {self.top_p}; top_k is 1 or more, and top_p in (0, 1].")
         if not all(self.stop):
             raise InputError("A stop string is empty, and would end every text at once. Leave it out.")
+
+
+class Settings(TypedDict, total=False):
+    """The settings of `Decoding` as arguments; `stop` may be a single string."""
+
+    max_new_tokens: int
+    beams: int
+    length_penalty: float
+    temperature: float
+    top_k: int | None
+    top_p: float | None
+    seed: int
+    stop: str | Sequence[str]
 
 
 def end_tokens(base: Base) -> tuple[int, ...]:

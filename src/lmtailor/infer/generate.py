@@ -8,7 +8,7 @@ The model's own `generate` writes, under `attach`.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Unpack, cast
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from lmtailor.core.errors import InputError, UnsupportedError
 from lmtailor.edits.attach import attach
 from lmtailor.edits.edits import Edits
 from lmtailor.infer.choices import HasEdits, Likelihoods
-from lmtailor.infer.decoding import Decoding, config_of, draws, end_tokens, without_defaults
+from lmtailor.infer.decoding import Decoding, Settings, config_of, draws, end_tokens, without_defaults
 from lmtailor.infer.run import Attaching, Led, groups_of
 from lmtailor.infer.score import Progress, by_length
 from lmtailor.infer.variants import beyond
@@ -42,31 +42,21 @@ class Prompt:
     text: str
 
 
-def generate(  # noqa: PLR0913 (what `Decoding` has, by name)
+def generate(
     base: Base,
     adapters: HasEdits | Sequence[HasEdits] | None,
     prompts: Sequence[str],
     *,
     rows: Sequence[int | None] | None = None,
-    max_new_tokens: int = 64,
-    beams: int = 1,
-    length_penalty: float = 1.0,
-    temperature: float = 0.0,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    seed: int = 0,
-    stop: str | Sequence[str] = (),
     batch_size: int = 16,
     stream: Stream | None = None,
     progress: Progress | None = None,
+    **settings: Unpack[Settings],
 ) -> list[Generated]:
     """Write text behind prompts; greedy, unless beams or a temperature are asked for.
 
-    A prompt's text does not depend on its batch: without draws it is what the model's own `generate` writes for it alone, and
-    draws are of the prompt's own. Logits that are equal to rounding may be decided either way.
-
-    A checkpoint's own generation configuration plays no part but for end tokens, the decoder's first token, a forced first
-    token, and words that must not be written.
+    A prompt's text does not depend on its batch: it is what the model's own `generate` writes for it alone (where logits are
+    equal to rounding, either), and draws are of the prompt's own. For the checkpoint's own configuration see `decoding`.
 
     Args:
         base: a causal or an encoder-decoder model with LM head.
@@ -74,11 +64,11 @@ def generate(  # noqa: PLR0913 (what `Decoding` has, by name)
         prompts: the texts. The tokenizer's special tokens are put before them, and behind an encoder's.
         rows: for each prompt the index of its adapter, or None for the plain base. They share batches, unless an adapter
             replaces weights.
-        max_new_tokens, beams, length_penalty, temperature, top_k, top_p, seed: see `Decoding`.
-        stop: strings at which a text ends, or one; they are cut off.
         batch_size: prompts in a batch.
         stream: called with a prompt's number and the next piece of its text, as it comes; with beams, with each text whole.
         progress: called after every batch with the prompts done, and of how many.
+        settings: those of `Decoding`: max_new_tokens=64, beams=1, length_penalty=1.0, temperature=0.0, top_k, top_p, seed=0, and
+            stop, one string or several.
 
     Returns:
         One text a prompt, in their order.
@@ -90,16 +80,9 @@ def generate(  # noqa: PLR0913 (what `Decoding` has, by name)
     """
     if isinstance(prompts, str):
         raise InputError("`prompts` is one text; give a list of texts.")
-    decoding = Decoding(
-        max_new_tokens=max_new_tokens,
-        beams=beams,
-        length_penalty=length_penalty,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        seed=seed,
-        stop=(stop,) if isinstance(stop, str) else tuple(stop),
-    )
+    given: dict[str, Any] = {**settings}
+    stop = settings.get("stop", ())
+    decoding = Decoding(**{**given, "stop": (stop,) if isinstance(stop, str) else tuple(stop)})
     named = [Prompt(name=f"prompt {number}", number=number, text=text) for number, text in enumerate(prompts)]
     many = [] if adapters is None else list(adapters) if isinstance(adapters, Sequence) else [adapters]
     return generate_prompts(
