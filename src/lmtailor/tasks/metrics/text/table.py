@@ -1,11 +1,20 @@
 """The metrics of texts there are, by name."""
 
 from lmtailor.core.errors import InputError, near
-from lmtailor.tasks.metrics.text import answers, diversity, mteval, rouge, spans
+from lmtailor.tasks.metrics.text import answers, coco, diversity, meteor, mteval, rouge, spans
 from lmtailor.tasks.metrics.text.metric import TextMetric
 
 TEXT_METRICS: dict[str, TextMetric] = {
-    metric.name: metric for metric in (*mteval.METRICS, *rouge.METRICS, *answers.METRICS, *spans.METRICS, *diversity.METRICS)
+    metric.name: metric
+    for metric in (
+        *mteval.METRICS,
+        *coco.METRICS,
+        *meteor.METRICS,
+        *rouge.METRICS,
+        *answers.METRICS,
+        *spans.METRICS,
+        *diversity.METRICS,
+    )
 }
 
 
