@@ -208,7 +208,15 @@ def _stopped(words: list[object], log: Path, *, steps: int, by: signal.Signals) 
     """Run a command in a process of its own, and stop it once its log has this many steps more."""
     command, environment = process(*words)
     before = _steps(log)
-    running = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    running = subprocess.Popen(
+        command,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell's background jobs inherit that it is ignored. Nothing but this runs between fork and exec.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
+    )
     deadline = time.monotonic() + 120
     while _steps(log) < before + steps and running.poll() is None and time.monotonic() < deadline:
         time.sleep(0.005)
