@@ -2,7 +2,7 @@
 
 import functools
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from lmtailor.compare.recommend import recommend
 from lmtailor.compare.report.page import make_page
 from lmtailor.compare.report.sensitivity import write_sensitivity_page
 from tests.compare.synthetic import DEMO, demo_about, demo_runs
+from tests.compare.synthetic_designs import Design, compared, over_bases, over_lengths, over_sizes
 from tests.strategies.studies import made_up
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -21,6 +22,16 @@ playwright = pytest.importorskip("playwright.sync_api", reason="playwright is ab
 
 pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")]
 
+OUTSIDE = """() => [...document.querySelectorAll('figure svg text')].filter(t => {
+    const b = t.getBoundingClientRect(), f = t.closest('figure').getBoundingClientRect();
+    return b.width > 0 && (b.left < f.left - 8 || b.right > f.right + 12);
+}).map(t => t.textContent)"""
+OVERLAPPING = """selector => {
+    const texts = [...document.querySelectorAll(selector)].map(t => [t.textContent, t.getBoundingClientRect()])
+        .filter(([, b]) => b.width > 0);
+    return texts.filter(([, a], i) => texts.some(([, b], j) => i < j && a.left < b.right - 1 && b.left < a.right - 1
+        && a.top + 3 < b.bottom - 3 && b.top + 3 < a.bottom - 3)).map(([name]) => name);
+}"""
 VISIBLE = "e => { const b = e.getBoundingClientRect(); return b.width > 0 && b.height > 0; }"
 
 
@@ -101,13 +112,7 @@ def test_it_is_drawn_quietly_and_fits(opened: functools.partial[Opened], width: 
 
 def test_texts_of_pictures_lie_inside_their_figures(opened: functools.partial[Opened]) -> None:
     for width in (390, 1440):
-        outside = opened(width=width).page.evaluate(
-            """() => [...document.querySelectorAll('figure svg text')].filter(t => {
-                 const b = t.getBoundingClientRect(), f = t.closest('figure').getBoundingClientRect();
-                 return b.width > 0 && (b.left < f.left - 8 || b.right > f.right + 12);
-               }).map(t => t.textContent)"""
-        )
-        assert outside == []
+        assert opened(width=width).page.evaluate(OUTSIDE) == []
 
 
 def test_dark_is_dark_and_ink_is_readable(opened: functools.partial[Opened]) -> None:
@@ -146,6 +151,26 @@ def test_a_sensitivity_study_is_drawn_quietly_and_fits(browser: object, tmp_path
     assert not one.page.evaluate(overlapping)
     one.page.locator("#boxes-before .mark >> visible=true").nth(1).hover(force=True)
     assert "seed 0, set" in one.page.inner_text("#tip")
+    one.page.context.close()
+
+
+@pytest.mark.parametrize("width", [390, 1440])
+@pytest.mark.parametrize("design", [over_sizes, over_lengths, over_bases], ids=["sizes", "sweeps", "bases"])
+def test_designs_are_drawn_quietly_and_fit(browser: object, tmp_path: Path, design: Callable[[], Design], width: int) -> None:
+    _, runs, board = compared(*design(), n=200)
+    file = tmp_path / "report.html"
+    file.write_text(make_page(board, runs, recommend(board), folder=Path("run"), example=("your text",)), encoding="utf-8")
+    one = Opened(browser, file, width=width, scheme="light")
+    assert one.said == []
+    assert one.page.evaluate("document.documentElement.scrollWidth") <= width
+    assert one.page.evaluate(OUTSIDE) == []
+    # A line at one height has no area, so zero-shot is not counted.
+    shown = {"over_sizes": {"sizes": 12}, "over_lengths": {"sweep-0": 8, "sweep-1": 8, "sweep-2": 3}, "over_bases": {"bases": 4}}
+    for name, marks in shown[design.__name__].items():
+        assert one.visible(f"#{name} svg") == 1
+        assert one.visible(f"#{name} .mark") == marks
+        overlapping = one.page.evaluate(OVERLAPPING, f"#{name} svg text")
+        assert overlapping == [], name
     one.page.context.close()
 
 

@@ -11,6 +11,12 @@ from lmtailor.compare.leaderboard import Leaderboard, Row
 SHAPES = ("o", "s", "D", "^", "v", "P")
 """Matplotlib's names: circle, square, diamond, triangles, plus."""
 
+Dashes = str | tuple[int, tuple[float, ...]]
+"""A line style, as Matplotlib takes it."""
+
+DASHES: tuple[Dashes, ...] = ("-", (0, (5, 1.5)), (0, (1.2, 1.4)), (0, (6, 1.5, 1.2, 1.5)))
+"""Lines of one colour are told apart by these."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Hue:

@@ -11,14 +11,11 @@ from lmtailor.compare.numbers import duration, metric_name, score
 from lmtailor.compare.recommend import Recommendation
 from lmtailor.compare.report.axes import score_axis
 from lmtailor.compare.report.canvas import Canvas, Picture, colour, make_picture
-from lmtailor.compare.report.colours import hue
-from lmtailor.compare.report.labels import fitted, spread
+from lmtailor.compare.report.colours import DASHES, hue
+from lmtailor.compare.report.labels import End, name_ends, names_margin
 
 _LOG = 30
 """Times that differ by more than this factor are drawn on a log axis."""
-
-_DASHES = ("-", (0, (5, 1.5)), (0, (1.2, 1.4)), (0, (6, 1.5, 1.2, 1.5)))
-"""Cells of one colour are told apart by these."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +67,9 @@ def _curves(board: Leaderboard, runs: Sequence[Run]) -> list[_Curve]:
 
 def _draw(board: Leaderboard, curves: Sequence[_Curve], recommendation: Recommendation, width: int) -> Canvas:
     wide = width > 400
-    canvas = Canvas(width, round(width * 0.7) if wide else 320, (34, 132 if wide else 104, 46, 16))
+    size = 12 if wide else 11
+    right = names_margin(width, [curve.row.cell for curve in curves], size=size)
+    canvas = Canvas(width, round(width * 0.7) if wide else 320, (34, right, 46, 16))
     axes = canvas.axes
     times = [time for curve in curves for seed in curve.seeds for time, _ in seed]
     score_axis(canvas, [value for curve in curves for seed in curve.seeds for _, value in seed], board, axis="y", baseline=False)
@@ -79,7 +78,7 @@ def _draw(board: Leaderboard, curves: Sequence[_Curve], recommendation: Recommen
     drawn: dict[str, int] = {}
     for curve in curves:
         key = hue(curve.row).key
-        ink, dashes = colour(f"hue-{key}"), _DASHES[drawn.setdefault(key, 0) % len(_DASHES)]
+        ink, dashes = colour(f"hue-{key}"), DASHES[drawn.setdefault(key, 0) % len(DASHES)]
         drawn[key] += 1
         chosen = curve.row.cell == recommendation.cell
         if len(curve.seeds) > 1:
@@ -97,7 +96,12 @@ def _draw(board: Leaderboard, curves: Sequence[_Curve], recommendation: Recommen
             zorder=3,
         )
         canvas.tip(line, f"{curve.row.cell}\n{score(curve.mean[-1][1])} on dev after {duration(curve.mean[-1][0])}")
-    _names(canvas, curves, recommendation, size=12 if wide else 11)
+    ends = [
+        End(text=curve.row.cell, x=x, y=y, ink=colour(f"hue-{hue(curve.row).key}"), bold=curve.row.cell == recommendation.cell)
+        for curve in curves
+        for x, y in curve.mean[-1:]
+    ]
+    name_ends(canvas, ends, size=size)
     return canvas
 
 
@@ -119,27 +123,3 @@ def _round_ticks(last: float) -> list[float]:
     """About five round numbers from 0."""
     step = next(size * 10**power for power in range(-3, 9) for size in (1, 2, 5) if last / (size * 10**power) <= 5)
     return [step * number for number in range(int(last / step) + 1)]
-
-
-def _names(canvas: Canvas, curves: Sequence[_Curve], recommendation: Recommendation, *, size: float) -> None:
-    """The cells' names at the right, each tied to its line's end."""
-    axes = canvas.axes
-    box = axes.get_window_extent()
-    ends = [axes.transData.transform(curve.mean[-1]) for curve in curves]
-    heights = spread([end[1] for end in ends], size * 1.25, box.y0, box.y1)
-    to_data = axes.transData.inverted()
-    right = box.x1 + 14
-    for curve, end, height in zip(curves, ends, heights, strict=True):
-        ink = colour(f"hue-{hue(curve.row).key}")
-        path = to_data.transform([(end[0] + 6, end[1]), (right - 4, height)])
-        axes.plot(path[:, 0], path[:, 1], color=ink, linewidth=0.8, alpha=0.6, clip_on=False, zorder=2)
-        axes.annotate(
-            fitted(canvas, curve.row.cell, size=size, room=canvas.width - right),
-            (right, height),
-            xycoords="figure pixels",
-            fontsize=size,
-            va="center",
-            color=colour("ink"),
-            fontweight="bold" if curve.row.cell == recommendation.cell else "normal",
-            annotation_clip=False,
-        )

@@ -9,6 +9,12 @@ from lmtailor.compare.report.canvas import Canvas, clean, colour
 
 _NEAR, _STEP, _RINGS = 12.0, 10.0, 4
 """Distance of a label from its point, and how much further the next tries are (pixels)."""
+_HIDDEN = 0.12
+"""A label of which more than this part would lie on points or other labels is left out; its point's tip has the name."""
+_BEFORE_NAME = 14
+"""Between the axes and the names of lines (pixels)."""
+_MARGIN = 0.36
+"""The most of the width that names of lines may take; longer ones are cut."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,8 +28,65 @@ class Label:
     bold: bool = False
 
 
+@dataclass(frozen=True, kw_only=True)
+class End:
+    """Where a line ends, and its name."""
+
+    text: str
+    x: float
+    """In data coordinates."""
+    y: float
+    ink: str
+    """Of the line."""
+    bold: bool = False
+
+
+def names_margin(width: int, names: Sequence[str], *, size: float) -> float:
+    """How wide a right margin must be for the names of lines (pixels); at most a third of the drawing.
+
+    Args:
+        width: of the drawing.
+        names: of the lines.
+        size: of the letters (pixels).
+    """
+    measure = Canvas(width, 100, (0, 0, 0, 0))
+    widest = max(text_width(measure, clean(name), size=size, bold=True) for name in names)
+    return min(widest + _BEFORE_NAME + 4, _MARGIN * width)
+
+
+def name_ends(canvas: Canvas, ends: Sequence[End], *, size: float) -> None:
+    """Draw the names of lines in the right margin, each tied to its line's end.
+
+    Args:
+        canvas: whose axes have their final limits.
+        ends: of the lines.
+        size: of the letters (pixels).
+    """
+    axes = canvas.axes
+    box = axes.get_window_extent()
+    points = [axes.transData.transform((end.x, end.y)) for end in ends]
+    heights = spread([point[1] for point in points], size * 1.25, box.y0, box.y1)
+    to_data = axes.transData.inverted()
+    right = box.x1 + _BEFORE_NAME
+    for end, point, height in zip(ends, points, heights, strict=True):
+        path = to_data.transform([(point[0] + 6, point[1]), (right - 4, height)])
+        axes.plot(path[:, 0], path[:, 1], color=end.ink, linewidth=0.8, alpha=0.6, clip_on=False, zorder=2)
+        axes.annotate(
+            fitted(canvas, end.text, size=size, room=canvas.width - right),
+            (right, height),
+            xycoords="figure pixels",
+            fontsize=size,
+            va="center",
+            color=colour("ink"),
+            fontweight="bold" if end.bold else "normal",
+            annotation_clip=False,
+        )
+
+
 def place_labels(canvas: Canvas, labels: Sequence[Label], obstacles: Sequence[Bbox], *, size: float) -> None:
     """Draw each label at the free place nearest to its point, with a thin line where it is not close by.
+
+    Where points are so many that a label would cover others, it is left out unless it is bold.
 
     Args:
         canvas: whose axes have their final limits.
@@ -58,6 +121,9 @@ def place_labels(canvas: Canvas, labels: Sequence[Label], obstacles: Sequence[Bb
         )
         text.set_position((dx, dy))
         spot = Bbox.from_bounds(x + dx, y + dy - height / 2, width, height)
+        if not label.bold and sum(_overlap(spot, other) for other in taken) > _HIDDEN * width * height:
+            text.remove()
+            continue
         taken.append(spot)
         if _distance(dx, dy, width) > _NEAR + _STEP:
             near_x = min(max(x, spot.x0), spot.x1)

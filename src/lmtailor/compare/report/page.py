@@ -14,6 +14,7 @@ from lmtailor.compare.report.answers import MOST_LABELS, Confusion, confusion, r
 from lmtailor.compare.report.canvas import Picture
 from lmtailor.compare.report.colours import Hue, hue, hues_of, shapes_of
 from lmtailor.compare.report.curves import curves_picture
+from lmtailor.compare.report.designs import design_pictures
 from lmtailor.compare.report.domains import domains_picture
 from lmtailor.compare.report.parameters import parameters_picture
 from lmtailor.compare.report.shell import render_page
@@ -114,7 +115,8 @@ def _lede(board: Leaderboard) -> str:
     kind = f"{len(about.labels)} labels" if about.kind == "classification" else "a number for each text"
     names = {"train": "to learn from", "dev": "to choose checkpoints", about.split: "to rank"}
     parts = [f"{grouped(about.sizes[split])} texts {use}" for split, use in names.items() if split in about.sizes]
-    sizes = sorted({about.examples(cell) for cell in about.smaller | {row.cell for row in board.rows if not row.baseline}})
+    learned = about.smaller | {row.cell for row in board.rows if not row.baseline and not row.untrained}
+    sizes = sorted({about.examples(cell) for cell in learned})
     if about.smaller and parts:
         parts[0] += f" (of which routes see {listed([grouped(size) for size in sizes])})"
     parts += [f"{grouped(about.sizes[split])} of {split}" for split in about.ood]
@@ -196,7 +198,8 @@ def _board_note(board: Leaderboard) -> str:
 def _pictures(board: Leaderboard, runs: Sequence[Run], recommendation: Recommendation, shown: Sequence[str]) -> list[Picture]:
     if board.best is None:
         return []
-    pictures = [
+    pictures: list[Picture | None] = [
+        *design_pictures(board, recommendation),
         parameters_picture(board, recommendation),
         domains_picture(board, recommendation),
         curves_picture(board, runs, recommendation),
