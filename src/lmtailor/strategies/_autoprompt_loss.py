@@ -143,7 +143,7 @@ class TriggerLoss:
 
     def _parts(self, triggers_AS: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Numbers (P, 1) of the triggers of one forward, and these (P, S)."""
-        for part in torch.arange(len(triggers_AS), device=self.base.device).split(self.rows):
+        for part in torch.split(torch.arange(len(triggers_AS), device=self.base.device), self.rows):
             yield part[:, None], triggers_AS[part]
 
     def _batch(self, examples: Sequence[Prompted], triggers_AS: Tensor) -> tuple[Batch, Tensor]:

@@ -125,8 +125,8 @@ class Search:
         return self.plan.patience is not None and now.still >= self.plan.patience
 
     def _ids(self, tokens: Sequence[str]) -> list[int]:
-        ids: list[int] = self.work.base.tokenizer.convert_tokens_to_ids(list(tokens))
-        return ids
+        found: Any = self.work.base.tokenizer.convert_tokens_to_ids(list(tokens))
+        return list(found)
 
     def _step(self, now: Found) -> Found:
         """Replace the token in one slot by a better one, if there is one among the candidates."""
@@ -147,7 +147,7 @@ class Search:
                 lambda numbers, part: self.loss.losses(attached, fresh[part.start : part.stop], triggers_AS[list(numbers)]),
             )
         better = ranking.best > 0 and ranking.loss < ranking.kept
-        event = {"iteration": now.step, "slot": slot, "loss": before, "kept": ranking.kept, "changed": better}
+        event: dict[str, Any] = {"iteration": now.step, "slot": slot, "loss": before, "kept": ranking.kept, "changed": better}
         if not better:
             return replace(now, step=now.step + 1, still=now.still + 1, history=(*now.history, event))
         trigger = tuple(triggers_AS[ranking.best].tolist())

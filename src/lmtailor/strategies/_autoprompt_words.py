@@ -79,7 +79,7 @@ def find_words(work: Work, readout: Verbalizer, settings: WordSearch, rows: int)
         label: [{"word": words[ids[place]], "score": float(row_V[place])} for place in places]
         for label, row_V, places in zip(labels, scores_CV, assigned(scores_CV, settings.count), strict=True)
     }
-    work.tell("; ".join(f"{label}: {', '.join(one['word'] for one in own)}" for label, own in found.items()), 1, 1)
+    work.tell("; ".join(f"{label}: {', '.join(str(one['word']) for one in own)}" for label, own in found.items()), 1, 1)
     return found
 
 
@@ -110,7 +110,7 @@ def train_classifier(h_NF: Tensor, y_N: Tensor, labels: int, settings: WordSearc
     adam = torch.optim.Adam([weight_CF, bias_C], lr=settings.lr)
     with torch.enable_grad():
         for _ in range(settings.epochs):
-            for part in torch.randperm(len(h_NF), generator=rng).split(settings.batch_size):
+            for part in torch.split(torch.randperm(len(h_NF), generator=rng), settings.batch_size):
                 adam.zero_grad()
                 F.cross_entropy(F.linear(h_NF[part], weight_CF, bias_C), y_N[part]).backward()  # type: ignore[no-untyped-call]
                 adam.step()
