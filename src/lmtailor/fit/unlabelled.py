@@ -20,7 +20,6 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Generator, Tensor
-from torch.nn import functional as F
 
 from lmtailor.base.base import Base
 from lmtailor.base.states import States
@@ -29,6 +28,7 @@ from lmtailor.core.rng import generator
 from lmtailor.edits.edits import Edits
 from lmtailor.edits.kinds import PromptEdit
 from lmtailor.readouts.batch import Batch, Encoded, collate
+from lmtailor.readouts.likelihood import token_log_probabilities
 from lmtailor.readouts.readout import Reading, read_states, virtual_tokens
 from lmtailor.tasks.task import Task
 
@@ -108,8 +108,8 @@ class Texts:
         there_NP = batch.targets_NP >= 0
         extra = virtual_tokens(states.last_NTH, batch, self.reading.virtual)
         states_MH = read_states(states.last_NTH, batch, extra)[there_NP]
-        logits_MV = base.lm_logits(states_MH).float()
-        return F.cross_entropy(logits_MV, batch.targets_NP[there_NP], reduction="sum") / max(1, len(logits_MV))
+        log_p_M = token_log_probabilities(base, states_MH, batch.targets_NP[there_NP])
+        return -log_p_M.sum() / max(1, len(log_p_M))
 
     def _item(self, index: int) -> Encoded:
         """A text in the readout's input, of which the first sequence is used."""
