@@ -258,3 +258,46 @@ def test_prompts_are_proposed_only_where_labels_are_words(task: Task) -> None:
     found = proposed_verbalizer(said)
     assert found is not None
     assert (found.pattern, found.words) == ("{text} It was {mask}.", {"0": ("bad",), "1": ("good",)})
+
+
+def test_sizes_sweeps_and_bases_for_real(bases: Mapping[str, Base], task: Task, tmp_path: Path) -> None:
+    plan = plan_from_mapping(
+        {
+            "seeds": [0, 1],
+            "trainings": {"short": {"epochs": 1, "batch_size": 8}},
+            "cells": [
+                {
+                    "base": ["encoder", "decoder"],
+                    "method": {"name": "lora", "rank": 2},
+                    "training": "short",
+                    "sizes": [1, 12],
+                    "name": "LoRA on {base}",
+                },
+                {
+                    "base": "decoder",
+                    "method": {"name": "prefix", "length": 1},
+                    "training": "short",
+                    "seeds": [0],
+                    "sweep": {"method.length": [1, 3]},
+                    "name": "prefix",
+                },
+            ],
+        }
+    )
+    done = compare(bases, task, plan=plan, out=tmp_path / "out", console=Console(file=io.StringIO()))
+    assert not done.leaderboard.failures
+    assert {row.cell for row in done.leaderboard.rows} == {
+        "LoRA on encoder · 12 examples",
+        "LoRA on decoder · 12 examples",
+        "prefix · length 1",
+        "prefix · length 3",
+        "majority class",
+    }
+    lengths = [done.leaderboard.row(f"prefix · length {length}").trained_parameters for length in (1, 3)]
+    assert 0 < lengths[0] < lengths[1]
+    assert {run.record.settings.get("examples") for run in done.runs if "LoRA" in run.record.cell} == {1, 12}
+    again = compare(bases, task, plan=plan, out=tmp_path / "out", console=Console(file=(said := io.StringIO())))
+    assert "11 runs were done before." in said.getvalue()
+    assert again.leaderboard == done.leaderboard
+    page = done.to_html().read_text("utf-8")
+    assert all(f'<figure id="{name}">' in page for name in ("sizes", "sweep-0", "bases"))
