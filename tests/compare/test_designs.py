@@ -142,6 +142,8 @@ BAD: list[tuple[Mapping[str, object], str]] = [
     ),
     ({"cells": [{"sweep": {"base": {"a": {}}}}]}, "is an axis of its own"),
     ({"cells": [{"method": "lora", "sweep": {"method.rank": [4, 4]}}]}, "sweep.method.rank in plan.toml has the value 4 twice"),
+    ({"cells": [{"sweep": {"method.rank": [4], "a": {"b": {"method.rank": 8}}}}]}, "sets method.rank on two axes"),
+    ({"cells": [{"sweep": {"method.rank": [4], "method": {"rank": [8]}}}]}, "sets method.rank on two axes"),
     ({"cells": [{"method": "lora", "sweep": {"method.rank": [{"a": 1}]}}]}, r"sweep.method.rank\[0\] in plan.toml is a table"),
 ]
 

@@ -38,7 +38,7 @@ def read_sweep(value: object, place: str, source: str) -> list[tuple[Value, ...]
     """The combinations of values of a cell's sweep; one empty combination without a sweep.
 
     Raises:
-        InputError: no table, an axis without values, a value twice, or a choice that is none.
+        InputError: no table, an axis without values, a value twice, a setting on two axes, or a choice that is none.
     """
     if not isinstance(value, Mapping):
         raise InputError(f"{place}{within(source)} must be a table of settings with lists of values; found {found(value)}.")
@@ -53,6 +53,10 @@ def read_sweep(value: object, place: str, source: str) -> list[tuple[Value, ...]
         if twice is not None:
             raise InputError(f"{place}.{axis}{within(source)} has the value {twice} twice. Name each once.")
         read.append(one)
+    paths = [path for values in read for path in dict.fromkeys(path for one in values for path in one.settings)]
+    both = next((path for path in paths if paths.count(path) > 1), None)
+    if both is not None:
+        raise InputError(f"{place}{within(source)} sets {both} on two axes, and only one could hold. Leave one out.")
     return list(itertools.product(*read))
 
 
