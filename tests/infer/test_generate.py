@@ -1,10 +1,12 @@
 """`generate` against transformers' own `generate`, one prompt at a time."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from transformers import GenerationConfig
 
 import lmtailor as lt
@@ -13,11 +15,13 @@ from lmtailor.core.errors import InputError, UnsupportedError
 from lmtailor.edits.attach import attach
 from lmtailor.infer.decoding import Decoding, Drawn, end_tokens
 from lmtailor.infer.generate import generate
+from lmtailor.infer.run import groups_of
 from lmtailor.infer.written import Ending, Generated
 from lmtailor.methods import method_class
+from lmtailor.methods.prefix import Prefix
 from lmtailor.store.adapter import Adapter
 from tests.store.adapters import moved_adapter
-from tests.tiny import kind_of, tiny_base
+from tests.tiny import tiny_base
 
 PROMPTS = ["the movie was", "a", "great text so very happy in the book and", "it is no"]
 FAMILIES = ("llama", "gpt2", "opt", "mistral", "t5", "bart", "mbart", "marian")
@@ -32,11 +36,17 @@ def plain(base: Base, adapter: Adapter | None, prompt: str, **settings: Any) -> 
     inputs = dict(base.tokenizer(prompt, return_tensors="pt"))
     inputs.pop("token_type_ids", None)
     before = inputs["input_ids"].shape[1] if causal else 1
-    options = dict(max_new_tokens=NEW, pad_token_id=0, do_sample=False, **settings)
-    if adapter is None:
-        return base.model.generate(**inputs, **options)[0, before:].tolist()
-    with torch.no_grad(), attach(base, adapter):
-        return base.model.generate(**inputs, **options)[0, before:].tolist()
+    options: dict[str, Any] = dict(max_new_tokens=NEW, pad_token_id=0, do_sample=False, **settings)
+    with nullcontext() if adapter is None else attach(base, adapter):
+        found: list[int] = written_by(base, inputs | options)[0, before:].tolist()
+    return found
+
+
+def written_by(base: Base, arguments: dict[str, Any]) -> Tensor:
+    """What transformers' own generate gives."""
+    model: Any = base.model
+    out: Tensor = model.generate(**arguments)
+    return out
 
 
 def ended(base: Base, rows: Sequence[Sequence[int]], place: int = 3) -> Base:
@@ -50,7 +60,11 @@ def ended(base: Base, rows: Sequence[Sequence[int]], place: int = 3) -> Base:
 def test_greedy_and_beams_are_those_of_each_prompt_alone(family: str) -> None:
     base = tiny_base(family)
     base = ended(base, [plain(base, None, PROMPTS[0])])
-    for settings, own in (({}, {}), ({"num_beams": 3, "length_penalty": 0.4}, {"beams": 3, "length_penalty": 0.4})):
+    ways: list[tuple[dict[str, Any], dict[str, Any]]] = [
+        ({}, {}),
+        ({"num_beams": 3, "length_penalty": 0.4}, {"beams": 3, "length_penalty": 0.4}),
+    ]
+    for settings, own in ways:
         expected = [plain(base, None, prompt, **settings) for prompt in PROMPTS]
         found = generate(base, None, PROMPTS, max_new_tokens=NEW, batch_size=3, **own)
         assert [list(one.tokens) for one in found] == expected
@@ -66,11 +80,35 @@ def test_greedy_and_beams_are_those_of_each_prompt_alone(family: str) -> None:
 def test_under_an_adapter(family: str, method: str) -> None:
     base = tiny_base(family)
     adapter = moved_adapter(base, method_class(method)(), by=0.3)
-    for settings, own in (({}, {}), ({"num_beams": 2}, {"beams": 2})):
+    ways: list[tuple[dict[str, Any], dict[str, Any]]] = [({}, {}), ({"num_beams": 2}, {"beams": 2})]
+    for settings, own in ways:
         expected = [plain(base, adapter, prompt, **settings) for prompt in PROMPTS]
         found = generate(base, adapter, PROMPTS, max_new_tokens=NEW, batch_size=2, **own)
         assert [list(one.tokens) for one in found] == expected
     assert expected != [plain(base, None, prompt, num_beams=2) for prompt in PROMPTS]
+
+
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [
+        ("soft_prompt_mixture", {}),
+        ("prefix", {"place": "infix"}),
+        ("soft_prompt", {"place": "infix"}),
+        ("hard_prompt", {"text": "so"}),
+    ],
+)
+def test_under_mixtures_infixes_and_words_before_the_prompt(method: str, settings: dict[str, Any]) -> None:
+    base = tiny_base("llama")
+    adapters = [
+        moved_adapter(base, method_class(method)(**settings), by=0.3),
+        moved_adapter(base, method_class("lora")(), by=0.3),
+    ]
+    rows = [0, 0, 1, 0]
+    expected = [plain(base, adapters[row], prompt, num_beams=2) for row, prompt in zip(rows, PROMPTS, strict=True)]
+    for own, chosen in ((adapters, rows), (adapters[:1], None)):
+        found = [list(one.tokens) for one in generate(base, own, PROMPTS, rows=chosen, max_new_tokens=NEW, beams=2, batch_size=3)]
+        assert [one for one, row in zip(found, rows, strict=True) if row == 0] == [expected[i] for i in (0, 1, 3)]
+        assert chosen is None or found == expected
 
 
 @pytest.mark.parametrize("family", ["llama", "t5"])
@@ -98,21 +136,19 @@ def test_adapters_that_replace_weights_run_apart() -> None:
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 @pytest.mark.parametrize("beams", [1, 3])
 def test_what_prompts_begin_with_is_run_once(family: str, beams: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    from lmtailor.infer import generate as module
-
-    base, lengths = tiny_base(family, **{"n_positions" if family == "gpt2" else "max_position_embeddings": 256}), []
+    room: dict[str, Any] = {"n_positions" if family == "gpt2" else "max_position_embeddings": 256}
+    base, lengths = tiny_base(family, **room), list[int]()
     base.tokenizer.model_max_length = 256
     base = Base.from_model(base.model, base.tokenizer)
     adapter = moved_adapter(base, method_class("lora")() + method_class("prefix")(), by=0.3)
     prompts = [LEAD + text for text in PROMPTS]
-    groups_of = module.groups_of
 
     def noted(*args: Any) -> Any:
         made = groups_of(*args)
         lengths.extend(group.length for group in made)
         return made
 
-    monkeypatch.setattr(module, "groups_of", noted)
+    monkeypatch.setattr("lmtailor.infer.generate.groups_of", noted)
     expected = [plain(base, adapter, prompt, num_beams=beams) for prompt in prompts]
     found = generate(base, adapter, prompts, max_new_tokens=NEW, beams=beams, batch_size=2)
     assert max(lengths) > 50
@@ -122,7 +158,7 @@ def test_what_prompts_begin_with_is_run_once(family: str, beams: int, monkeypatc
 def test_a_checkpoints_own_settings_change_nothing_and_stand_afterwards() -> None:
     base = tiny_base("llama")
     expected = generate(base, None, PROMPTS, max_new_tokens=NEW)
-    own = GenerationConfig(
+    own = GenerationConfig(  # type: ignore[no-untyped-call]
         do_sample=True, temperature=3.0, top_k=7, repetition_penalty=4.0, no_repeat_ngram_size=1, max_length=3, min_new_tokens=8,
         num_beams=2, eos_token_id=2,
     )  # fmt: skip
@@ -133,7 +169,7 @@ def test_a_checkpoints_own_settings_change_nothing_and_stand_afterwards() -> Non
 
 def test_draws_depend_on_the_seed_and_the_prompts_number_alone() -> None:
     base = tiny_base("llama")
-    settings = dict(max_new_tokens=NEW, temperature=1.3, top_k=50, top_p=0.9)
+    settings: dict[str, Any] = dict(max_new_tokens=NEW, temperature=1.3, top_k=50, top_p=0.9)
     found = generate(base, None, PROMPTS, **settings, seed=3)
     assert generate(base, None, PROMPTS, **settings, seed=3, batch_size=1) == found
     assert generate(base, None, PROMPTS[:3], **settings, seed=3) == found[:3]
@@ -152,10 +188,11 @@ def test_draws_have_the_probabilities_that_were_asked_for() -> None:
     base = tiny_base("gpt2")
     with torch.no_grad():
         logits = base.model(**base.tokenizer(PROMPTS[0], return_tensors="pt")).logits[0, -1]
-    for settings, allowed in (
+    cases: list[tuple[dict[str, Any], set[int]]] = [
         ({"top_k": 3}, set(logits.topk(3).indices.tolist())),
         ({"top_p": 1e-6}, {int(logits.argmax())}),
-    ):
+    ]
+    for settings, allowed in cases:
         texts = generate(base, None, [PROMPTS[0]] * 60, max_new_tokens=1, temperature=2.0, **settings)
         assert {one.tokens[0] for one in texts} == allowed
 
@@ -171,7 +208,7 @@ def test_texts_end_at_stop_strings(family: str, beams: int) -> None:
     assert stopped
     assert all(stop not in one.text for one in found)
     for one in stopped:
-        written = base.tokenizer.decode(list(one.tokens), skip_special_tokens=True)
+        written = str(base.tokenizer.decode(list(one.tokens), skip_special_tokens=True))
         assert written.startswith(one.text + stop)
         assert stop not in base.tokenizer.decode(list(one.tokens[:-1]), skip_special_tokens=True)
     if beams == 1:
@@ -218,7 +255,7 @@ def test_padding_behind_a_text_is_no_part_of_it() -> None:
 
 
 def test_progress_counts_prompts() -> None:
-    base, told = tiny_base("llama"), []
+    base, told = tiny_base("llama"), list[tuple[int, int]]()
     adapter = moved_adapter(base, method_class("lora")())
     generate(
         base,
@@ -266,7 +303,7 @@ def test_settings_are_honoured_or_refused(settings: dict[str, Any], message: str
 
 def test_bad_input_is_named() -> None:
     base = tiny_base("llama")
-    adapter = moved_adapter(base, method_class("prefix")(length=30))
+    adapter = moved_adapter(base, Prefix(length=30))
     cases: list[tuple[Any, Any, dict[str, Any], str]] = [
         (None, "a text", {}, "a list of texts"),
         (None, ["a", ""], {}, "Prompt 1 is empty"),
@@ -291,4 +328,3 @@ def test_bad_input_is_named() -> None:
     base.tokenizer.eos_token = None
     with pytest.raises(InputError, match="no end-of-text token"):
         generate(base, None, ["a"])
-    assert kind_of("bart") == "encoder-decoder"
