@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 import lmtailor.methods
-from lmtailor.core.errors import InputError
 from lmtailor.core import discovery
 from lmtailor.core.discovery import discovered
+from lmtailor.core.errors import InputError
 from lmtailor.methods import catalogue, method_class, method_name
 from lmtailor.methods.lora import LoRA
 
