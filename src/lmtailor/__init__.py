@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from lmtailor.store.merge import merge as merge
     from lmtailor.strategies.adapt import adapt as adapt
     from lmtailor.strategies.ensemble import predict_together as predict_together
+    from lmtailor.strategies.prompt_closeness import prompt_closeness as prompt_closeness
     from lmtailor.strategies.sensitivity import Sensitivity as Sensitivity
     from lmtailor.strategies.sensitivity import sensitivity as sensitivity
     from lmtailor.tasks.card import load_task as load_task
@@ -97,6 +98,7 @@ _HOME = {
     "new_adapter": "lmtailor.store.adapter",
     "predict": "lmtailor.infer.predict",
     "predict_together": "lmtailor.strategies.ensemble",
+    "prompt_closeness": "lmtailor.strategies.prompt_closeness",
     "read_templates": "lmtailor.tasks.templates.collection",
     "save_adapter": "lmtailor.store.folder",
     "score": "lmtailor.infer.choices",

@@ -8,12 +8,14 @@ import pytest
 
 from lmtailor.base.load import load_base
 from lmtailor.methods.hard_prompt import HardPrompt
+from lmtailor.methods.lora import LoRA
 from lmtailor.methods.slot_prompt import SlotPrompt
 from lmtailor.methods.soft_prompt import SoftPrompt
 from lmtailor.methods.warp import WARP
 from lmtailor.store.adapter import Adapter
-from lmtailor.store.folder import load_adapter
+from lmtailor.store.folder import load_adapter, save_adapter
 from tests.cli.inputs import Command
+from tests.store.adapters import moved_adapter
 
 QUICK = ("--batch-size", "8", "--set", "training.max_steps=2", "--set", "training.lr=0.01")
 
@@ -70,3 +72,22 @@ def test_transfer(lmtailor: Command, encoder: Path, decoder: Path, data: Path, t
     other = lmtailor("adapt", encoder, "--task", data / "card.toml", "--out", tmp_path / "no", *spot)
     assert other.code == 2
     assert "made for" in other.err
+
+
+def test_closeness(lmtailor: Command, decoder: Path, tmp_path: Path) -> None:
+    base = load_base(str(decoder))
+    for seed in range(2):
+        save_adapter(moved_adapter(base, SoftPrompt(length=3), by=1.0, seed=seed), tmp_path / str(seed))
+    itself = json.loads(lmtailor("closeness", decoder, tmp_path / "0", tmp_path / "0", "--json").out)
+    other = json.loads(lmtailor("closeness", decoder, tmp_path / "0", tmp_path / "1", "--json").out)
+    assert itself["neurons"] == pytest.approx(1)
+    assert itself["average_tokens"] == pytest.approx(1)
+    assert other["average_tokens"] < 0.9
+    table = lmtailor("closeness", decoder, tmp_path / "0", tmp_path / "1").out.splitlines()
+    assert table[0] == "closeness by\tcosine"
+    assert table[1] == f"mean tokens\t{other['average_tokens']:.4f}"
+    assert len(table) == 4 + len(other["by_layer"])
+    save_adapter(moved_adapter(base, LoRA(rank=2)), tmp_path / "lora")
+    refused = lmtailor("closeness", decoder, tmp_path / "0", tmp_path / "lora")
+    assert refused.code == 2
+    assert "prompt" in refused.errors[0]

@@ -33,6 +33,7 @@ VERBS = (
     "inspect",
     "merge",
     "convert",
+    "closeness",
     "export",
     "doctor",
 )
