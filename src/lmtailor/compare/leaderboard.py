@@ -248,10 +248,11 @@ def _out_of_domain(
 
 def _test(about: About, split: str, a: Sequence[Run], b: Sequence[Run], resamples: int) -> PairedTest:
     """The first cell less the second."""
-    (a_SN, truth_N), (b_SN, _) = _stacked(a, split), _stacked(b, split)
-    return paired_difference(about.metrics[0], a_SN, b_SN, truth_N, resamples=resamples)
+    (a_SN, truth_a), (b_SN, truth_b) = _stacked(a, split), _stacked(b, split)
+    return paired_difference(about.metrics[0], a_SN, b_SN, truth_a, truth_b, resamples=resamples)
 
 
 def _stacked(runs: Sequence[Run], split: str) -> tuple[Numbers, Numbers]:
-    """Predictions (S, N) and truth (N,)."""
-    return np.stack([run.answers[split].predicted for run in runs]), runs[0].answers[split].reference
+    """Predictions and truth of each seed (S, N). With few shots and no test split each seed is ranked on a dev set of its own."""
+    answers = [run.answers[split] for run in runs]
+    return np.stack([one.predicted for one in answers]), np.stack([one.reference for one in answers])

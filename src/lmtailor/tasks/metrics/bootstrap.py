@@ -62,7 +62,15 @@ def evaluate_predictions(
 
 
 def paired_difference(
-    metric: str, a: ArrayLike, b: ArrayLike, reference: ArrayLike, *, resamples: int = 1000, level: float = 0.95, seed: int = 0
+    metric: str,
+    a: ArrayLike,
+    b: ArrayLike,
+    reference: ArrayLike,
+    reference_b: ArrayLike | None = None,
+    *,
+    resamples: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
 ) -> PairedTest:
     """Whether system a differs from system b on the same examples, by a paired bootstrap over examples.
 
@@ -74,7 +82,8 @@ def paired_difference(
         metric: name of the metric.
         a: predictions of the first system (N,), or one row a seed (S, N).
         b: predictions of the second system, likewise; the number of seeds may differ.
-        reference: the truth (N,).
+        reference: the truth (N,); or one row a seed (S, N) where each seed answers examples of its own.
+        reference_b: that of the second system's rows; None: the same.
         resamples: B.
         level: share of resamples inside the interval.
         seed: of the resamples.
@@ -83,26 +92,38 @@ def paired_difference(
         InputError: as `evaluate_predictions`.
     """
     chosen = get_metric(metric)
-    kind = chosen.kinds[0]
-    reference_N = _checked("reference", reference, kind, ())
-    sides = [[_checked("predictions", row, kind, ()) for row in np.atleast_2d(np.asarray(side))] for side in (a, b)]
-    for row in (*sides[0], *sides[1]):
-        _check_lengths(row, reference_N)
+    sides = [
+        _pairs(chosen, side, truth) for side, truth in ((a, reference), (b, reference if reference_b is None else reference_b))
+    ]
+    count = len(sides[0][0][1])
+    for row, truth_N in (*sides[0], *sides[1]):
+        _check_lengths(row, truth_N)
+        _check_lengths(truth_N, sides[0][0][1])
     check_settings(resamples, level)
     chunks = [
-        _mean(chosen, weights_BN, sides[0], reference_N) - _mean(chosen, weights_BN, sides[1], reference_N)
-        for weights_BN in draws(len(reference_N), resamples, seed)
+        _mean(chosen, weights_BN, sides[0]) - _mean(chosen, weights_BN, sides[1]) for weights_BN in draws(count, resamples, seed)
     ]
     draws_B = np.concatenate(chunks)
-    ones = np.ones((1, len(reference_N)))
-    difference = float((_mean(chosen, ones, sides[0], reference_N) - _mean(chosen, ones, sides[1], reference_N))[0])
+    ones = np.ones((1, count))
+    difference = float((_mean(chosen, ones, sides[0]) - _mean(chosen, ones, sides[1]))[0])
     low, high = interval(draws_B, level)
-    return PairedTest(metric=metric, difference=difference, low=low, high=high, p=two_sided_p(draws_B), n=len(reference_N))
+    return PairedTest(metric=metric, difference=difference, low=low, high=high, p=two_sided_p(draws_B), n=count)
 
 
-def _mean(metric: Metric, weights_BN: Floats, rows: Sequence[Floats], reference_N: Floats) -> Floats:
+def _pairs(metric: Metric, side: ArrayLike, reference: ArrayLike) -> list[tuple[Floats, Floats]]:
+    """Each seed's answers with the truth."""
+    kind = metric.kinds[0]
+    rows = [_checked("predictions", row, kind, ()) for row in np.atleast_2d(np.asarray(side))]
+    truth = np.asarray(reference)
+    truths = [_checked("reference", one, kind, ()) for one in (truth if truth.ndim == 2 else [truth] * len(rows))]
+    if len(truths) != len(rows):
+        raise InputError(f"There are {len(rows)} rows of predictions and {len(truths)} of references. Give one each.")
+    return list(zip(rows, truths, strict=True))
+
+
+def _mean(metric: Metric, weights_BN: Floats, side: Sequence[tuple[Floats, Floats]]) -> Floats:
     """The metric's mean over seeds (B,)."""
-    values_SB = np.stack([metric.weighted(weights_BN, row, reference_N) for row in rows])
+    values_SB = np.stack([metric.weighted(weights_BN, row, truth_N) for row, truth_N in side])
     means: Floats = values_SB.mean(axis=0)
     return means
 

@@ -38,7 +38,8 @@ def mean_scores(
     Args:
         metrics: their names.
         predicted: one row a seed (S, N).
-        reference: the truth (N,).
+        reference: the truth (N,); or one row a seed (S, N) where each answers examples of its own, as many as the others. The
+            n-th examples of all are then drawn together, which is right for examples that have nothing to do with each other.
         resamples: B.
         level: share of resamples inside the interval.
         seed: of the resamples.
@@ -46,24 +47,28 @@ def mean_scores(
     Raises:
         InputError: no examples, or rows of another length.
     """
-    reference_N = np.asarray(reference, dtype=np.float64)
     rows_SN = np.atleast_2d(np.asarray(predicted, dtype=np.float64))
-    n = len(reference_N)
-    if not n or rows_SN.shape[1] != n:
+    truth = np.atleast_2d(np.asarray(reference, dtype=np.float64))
+    n = truth.shape[1]
+    if not n or rows_SN.shape[1] != n or len(truth) not in (1, len(rows_SN)):
         raise InputError(f"There are {rows_SN.shape[1]} predictions for {n} examples. Give one each.")
-    groups, counts_G = np.unique(np.vstack([reference_N, rows_SN]), axis=1, return_counts=True)
-    reference_G, rows_SG = groups[0], groups[1:]
+    truth_SN = np.broadcast_to(truth, rows_SN.shape)
+    groups, counts_G = np.unique(np.vstack([truth, rows_SN]), axis=1, return_counts=True)
+    rows_SG = groups[len(truth) :]
+    truth_SG = np.broadcast_to(groups[: len(truth)], rows_SG.shape)
     rng = np.random.default_rng(seed)
     draws: dict[str, list[Floats]] = {metric: [] for metric in metrics}
     for weights_BG in _resamples(counts_G, resamples, rng):
         seeds_SB = rng.integers(0, len(rows_SG), size=(len(rows_SG), len(weights_BG)))
         for metric, kept in draws.items():
-            values_SB = np.stack([get_metric(metric).weighted(weights_BG, row_G, reference_G) for row_G in rows_SG])
+            pairs = zip(rows_SG, truth_SG, strict=True)
+            values_SB = np.stack([get_metric(metric).weighted(weights_BG, row_G, truth_G) for row_G, truth_G in pairs])
             kept.append(np.take_along_axis(values_SB, seeds_SB, axis=0).mean(axis=0))
     scores = {}
     for metric, kept in draws.items():
         low, high = np.quantile(np.concatenate(kept), [(1 - level) / 2, (1 + level) / 2])
-        value = float(np.mean([get_metric(metric).value(row_N, reference_N) for row_N in rows_SN]))
+        values = [get_metric(metric).value(row_N, truth_N) for row_N, truth_N in zip(rows_SN, truth_SN, strict=True)]
+        value = float(np.mean(values))
         scores[metric] = Score(metric=metric, value=value, n=n, low=float(low), high=float(high))
     return scores
 
