@@ -34,11 +34,14 @@ if TYPE_CHECKING:
     from lmtailor.edits.attach import attach as attach
     from lmtailor.fit.fit import fit as fit
     from lmtailor.fit.training import Training as Training
+    from lmtailor.fit.unlabelled import Unlabelled as Unlabelled
     from lmtailor.infer.calibrate import calibrated as calibrated
     from lmtailor.infer.choices import score as score
     from lmtailor.infer.evaluate import evaluate as evaluate
     from lmtailor.infer.generate import generate as generate
     from lmtailor.infer.predict import predict as predict
+    from lmtailor.objectives.distillation import Distillation as Distillation
+    from lmtailor.objectives.supervised import Supervised as Supervised
     from lmtailor.readouts.calibration import Calibration as Calibration
     from lmtailor.readouts.demonstrations import Demonstrations as Demonstrations
     from lmtailor.readouts.demonstrations import Similar as Similar
@@ -69,6 +72,7 @@ _HOME = {
     "Calibration": "lmtailor.readouts.calibration",
     "DataError": "lmtailor.core.errors",
     "Demonstrations": "lmtailor.readouts.demonstrations",
+    "Distillation": "lmtailor.objectives.distillation",
     "Head": "lmtailor.readouts.head",
     "InputError": "lmtailor.core.errors",
     "LMTailorError": "lmtailor.core.errors",
@@ -76,9 +80,11 @@ _HOME = {
     "Sensitivity": "lmtailor.strategies.sensitivity",
     "SiteError": "lmtailor.core.errors",
     "StateError": "lmtailor.core.errors",
+    "Supervised": "lmtailor.objectives.supervised",
     "Task": "lmtailor.tasks.task",
     "Training": "lmtailor.fit.training",
     "TrainingError": "lmtailor.core.errors",
+    "Unlabelled": "lmtailor.fit.unlabelled",
     "UnsupportedError": "lmtailor.core.errors",
     "Verbalizer": "lmtailor.readouts.verbalizer",
     "adapt": "lmtailor.strategies.adapt",
