@@ -138,7 +138,7 @@ def sensitivity(
             points.append(study.point(one, adapter, _progress(tell, done, len(plan) * len(documents))))
         record = _record(study, task, split, asked, points)
         if study.out is not None:
-            write_text(study.out / RECORD, json.dumps(record.to_mapping(), ensure_ascii=False, indent=1, allow_nan=False))
+            write_text(study.out / RECORD, json.dumps(record.to_mapping(), ensure_ascii=False, allow_nan=False))
     return record
 
 
