@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from lmtailor.readouts.demonstrations import Demonstrations as Demonstrations
     from lmtailor.readouts.demonstrations import Similar as Similar
     from lmtailor.readouts.head import Head as Head
+    from lmtailor.readouts.text import Text as Text
     from lmtailor.readouts.verbalizer import Verbalizer as Verbalizer
     from lmtailor.store.adapter import Adapter as Adapter
     from lmtailor.store.adapter import new_adapter as new_adapter
@@ -82,6 +83,7 @@ _HOME = {
     "StateError": "lmtailor.core.errors",
     "Supervised": "lmtailor.objectives.supervised",
     "Task": "lmtailor.tasks.task",
+    "Text": "lmtailor.readouts.text",
     "Training": "lmtailor.fit.training",
     "TrainingError": "lmtailor.core.errors",
     "Unlabelled": "lmtailor.fit.unlabelled",

@@ -108,7 +108,7 @@ def run_cell(job: Job) -> Outcome:
         trained_parameters=adapter.num_parameters,
         fit_seconds=float(known.get("seconds", 0.0)),
         predict_seconds=seconds,
-        history=_history(known.get("history", ()), task.metrics[0]),
+        history=_history(known.get("history", ()), task.choosing),
         saved=True,
         notes=(*known.get("notes", ()), *cut),
     )

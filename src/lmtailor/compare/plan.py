@@ -14,6 +14,7 @@ from lmtailor.methods.frozen import Frozen
 from lmtailor.methods.method import Method
 from lmtailor.readouts.head import Head
 from lmtailor.readouts.registry import READOUTS, readout_name
+from lmtailor.readouts.text import Text
 from lmtailor.readouts.verbalizer import Verbalizer
 from lmtailor.strategies.strategy import Strategy
 
@@ -26,7 +27,7 @@ class Majority:
     """A readout that looks at nothing: it gives the most frequent label of the training split, or in regression its mean."""
 
 
-AnyReadout = Head | Verbalizer | Majority
+AnyReadout = Head | Verbalizer | Text | Majority
 
 READOUT_NAMES = (*READOUTS, MAJORITY)
 """What a plan may name as a readout."""

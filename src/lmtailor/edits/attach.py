@@ -61,7 +61,7 @@ class Reader(Protocol):
 
     @property
     def kind(self) -> str:
-        """classification or regression."""
+        """Of the task: classification, regression, generation."""
 
     def prompt(self) -> tuple[int, ...]:
         """Token ids before every input."""
@@ -235,7 +235,8 @@ class Attached:
         """
         slots = self._rows.slots
         for slot in slots:
-            self._reader(slot)
+            if self._reader(slot).kind == "generation":
+                raise InputError("A row's readout writes text, which one pass does not give. Use `generate` or `predict`.")
         states = self.states(batch.inputs, batch.answer_N)
         if self._rows.shared:
             return list(self.scores(0, states, batch))

@@ -22,7 +22,7 @@ from lmtailor.fit.soft_labels import SoftLabels, soft_digest, soft_targets
 from lmtailor.fit.start import start_digest, started_at
 from lmtailor.fit.training import Training
 from lmtailor.fit.unlabelled import Unlabelled
-from lmtailor.infer.evaluate import measure, predict_split
+from lmtailor.infer.evaluate import measure, predict_split, reference_perplexity
 from lmtailor.methods import method_name
 from lmtailor.methods.method import Finishes, Method
 from lmtailor.objectives.objective import Objective
@@ -31,6 +31,7 @@ from lmtailor.readouts.head import Head
 from lmtailor.readouts.readout import Readout
 from lmtailor.store.adapter import Adapter, new_adapter, on_device
 from lmtailor.store.folder import load_adapter, save_adapter
+from lmtailor.tasks.metrics import Scores
 from lmtailor.tasks.task import Task
 
 
@@ -235,7 +236,7 @@ def _fit(plans: Sequence[_Plan], callbacks: tuple[Callback, ...], *, overwrite: 
     out = []
     for plan, own, fitted, member in zip(plans, settings, loop.run(), loop.members, strict=True):
         adapter, task = _finished(fitted), plan.task
-        scores = {"dev": measure(task, predict_split(plan.base, task, adapter, split="dev"))} if "dev" in task.splits else {}
+        scores = {"dev": _dev(plan.base, task, adapter)} if "dev" in task.splits else {}
         provenance = {"settings": own, "settings_hash": digest, "data": task.digest, "begun": begun, **_provenance(member)}
         out.append(replace(adapter, scores=scores, provenance=provenance))
         if plan.out is not None:
@@ -243,6 +244,13 @@ def _fit(plans: Sequence[_Plan], callbacks: tuple[Callback, ...], *, overwrite: 
     if state is not None:
         shutil.rmtree(state.parent)
     return out
+
+
+def _dev(base: Base, task: Task, adapter: Adapter) -> Scores:
+    """The adapter's scores on dev; of texts that are written, the perplexity of the references, as while it was fitted."""
+    if task.kind == "generation":
+        return reference_perplexity(base, adapter, task.split("dev").examples)
+    return measure(task, predict_split(base, task, adapter, split="dev"))
 
 
 def checkpoint_folder(out: Path) -> Path:

@@ -133,7 +133,7 @@ class Loop:
         """One optimizer step of every active member: mean losses and tokens."""
         members = [self.members[slot] for slot in active]
         plans = [member.micro_batches() for member in members]
-        examples = [sum(map(len, plan)) for plan in plans]
+        units = [sum(map(member.units, plan)) for member, plan in zip(members, plans, strict=True)]
         set_training(self.base, self._trained_modules(active))
         losses, tokens = [0.0] * len(members), [0] * len(members)
         for number in range(max(map(len, plans))):
@@ -148,7 +148,7 @@ class Loop:
                 member, plan = members[place], plans[place]
                 text, read = self._text_loss(attached, active[place], number, seed)
                 targets = member.targets(plan[number], batch)
-                loss = member.loss(scores, targets, examples[place], first=number == 0, text=text, parts=len(plan))
+                loss = member.loss(scores, targets, units[place], first=number == 0, text=text, parts=len(plan))
                 losses[place] += float(loss.detach())
                 tokens[place] += batch.tokens + read
                 total = loss if total is None else total + loss

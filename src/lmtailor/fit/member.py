@@ -14,18 +14,20 @@ from lmtailor.core.errors import InputError, TrainingError
 from lmtailor.fit.batching import epoch_batches, steps_in
 from lmtailor.fit.callbacks.callback import Callback, Ended, Evaluated, Started, Stepped
 from lmtailor.fit.checkpoint import MemberState, Progress
+from lmtailor.fit.dev import dev_scores
 from lmtailor.fit.optim import learning_rate, make_optimizer, pack_optimizer, set_learning_rate, unpack_optimizer
 from lmtailor.fit.source import Source
 from lmtailor.fit.training import Training
 from lmtailor.fit.unlabelled import Texts, Unlabelled
-from lmtailor.infer.score import by_length, decide
 from lmtailor.methods.method import Penalises, Rates, Steps
 from lmtailor.objectives.consistency import consistency
 from lmtailor.objectives.objective import Objective
 from lmtailor.readouts.batch import Batch, Encoded
 from lmtailor.readouts.readout import Reading
+from lmtailor.readouts.text import TextReading
 from lmtailor.store.adapter import Adapter, on_device
-from lmtailor.tasks.metrics import Scores, evaluate_predictions, get_metric
+from lmtailor.tasks.metrics import Scores
+from lmtailor.tasks.metrics.direction import greater_is_better
 from lmtailor.tasks.task import Task
 
 
@@ -75,9 +77,8 @@ class Member:
         """What the method keeps between steps."""
         self.notes: tuple[str, ...] = ()
         self.take(job.start)
-        self.train = [self.reading.encode(example) for example in self.task.split("train").examples]
-        dev = self.task.split("dev").examples if "dev" in self.task.splits else ()
-        self.dev = [self.reading.encode(example) for example in dev]
+        self.train = self._items("train")
+        self.dev = self._items("dev") if "dev" in self.task.splits else []
         self.per_epoch = steps_in(len(self.train), self.training.batch_size, self.training.accumulate)
         self.total = self.training.max_steps or max(1, math.ceil(self.training.epochs * self.per_epoch))
         self._order: tuple[int, list[list[int]]] | None = None
@@ -102,8 +103,14 @@ class Member:
                 "Use evaluate to measure them as they are, or choose another method or a Head."
             )
         method = self.adapter.method
+        reading = self.adapter.reading
+        if isinstance(reading, TextReading) and (method.passes > 1 or self.job.objective.over_all_words):
+            self.adapter = replace(self.adapter, reading=reading.over_all_words())
         rates = method.rates(self.adapter.edits) if isinstance(method, Rates) else {}
         self.optimizer = make_optimizer(self.parameters, self.training, rates)
+
+    def _items(self, split: str) -> list[Encoded]:
+        return [item for example in self.task.split(split).examples for item in self.reading.items(example)]
 
     @property
     def reading(self) -> Reading:
@@ -133,11 +140,17 @@ class Member:
         return self._order[1][within * accumulate : (within + 1) * accumulate]
 
     def targets(self, indices: Sequence[int], batch: Batch) -> Tensor:
-        """What these training examples should be answered: labels (B,), or distributions over them (B, C)."""
+        """The right answers of these training examples: labels (B,), distributions over them (B, C), or a text's tokens (M,)."""
+        if self.task.kind == "generation":
+            return batch.targets_NP[batch.targets_NP >= 0]
         if self.job.soft_BC is not None:
             return self.job.soft_BC[list(indices)].to(self.base.device)
         assert batch.labels_B is not None
         return batch.labels_B
+
+    def units(self, indices: Sequence[int]) -> int:
+        """How many answers these training examples have, which the loss is averaged over."""
+        return sum(self.train[i].units for i in indices)
 
     def text_batch(self, number: int) -> Batch | None:
         """The unlabelled texts beside a micro-batch of the next step, if there are any."""
@@ -146,14 +159,14 @@ class Member:
         return self.texts.batch(self.progress.step * self.training.accumulate + number).to(self.base.device)
 
     def loss(
-        self, scores: Sequence[Tensor], targets: Tensor, examples: int, *, first: bool, text: Tensor | None = None, parts: int = 1
+        self, scores: Sequence[Tensor], targets: Tensor, units: int, *, first: bool, text: Tensor | None = None, parts: int = 1
     ) -> Tensor:
         """The loss of a micro-batch as its share of the step's.
 
         Args:
             scores: (B, C) of each pass.
             targets: what they should be.
-            examples: in the step.
+            units: answers in the step.
             first: whether it is the step's first, which carries what is lost once a step.
             text: the loss of modelling language beside it.
             parts: micro-batches in the step.
@@ -165,7 +178,7 @@ class Member:
         loss = self.job.objective.losses(scores[0], targets, kind).sum()
         if len(scores) > 1:
             loss = loss + consistency(scores[0], scores[1], kind).sum()
-        loss = loss / examples
+        loss = loss / units
         if text is not None and self.job.unlabelled is not None:
             share = self.job.unlabelled.weight
             loss = (1 - share) * loss + share * text / parts
@@ -237,7 +250,7 @@ class Member:
     def evaluate(self, dev: Source | None) -> None:
         """Score dev, keep the best weights, and see whether to stop."""
         progress = self.progress
-        scores = Scores([]) if dev is None else self._dev_scores(dev)
+        scores = Scores([]) if dev is None else dev_scores(self.task, self.dev, dev, 2 * self.training.batch_size)
         better = dev is not None and self._is_better(scores)
         loss = progress.loss_sum / max(1, progress.loss_count)
         progress.loss_sum, progress.loss_count = 0.0, 0
@@ -259,8 +272,8 @@ class Member:
             progress.ended = "finished"
 
     def _is_better(self, scores: Scores) -> bool:
-        progress, name = self.progress, self.task.metrics[0]
-        value, sign = scores[name].value, 1 if get_metric(name).greater_is_better else -1
+        progress, name = self.progress, self.task.choosing
+        value, sign = scores[name].value, 1 if greater_is_better(name) else -1
         better = progress.best_score is None or sign * value > sign * progress.best_score
         if better:
             progress.best_score, progress.best_step, progress.waited = value, progress.step, 0
@@ -270,16 +283,6 @@ class Member:
         if self.training.patience is not None and progress.waited >= self.training.patience:
             progress.ended = f"early stop: no better {name} in {progress.waited} evaluations"
         return better
-
-    def _dev_scores(self, dev: Source) -> Scores:
-        out = torch.empty(len(self.dev), max(1, len(self.reading.labels)))
-        with torch.no_grad():
-            for indices in by_length(self.dev, 2 * self.training.batch_size):
-                out[torch.tensor(indices)] = dev.scores(indices, training=False)[0].float().cpu()
-        reference = self.task.split("dev").labels
-        return evaluate_predictions(
-            self.task.metrics, decide(out, self.task.kind), reference, kind=self.task.kind, labels=self.task.labels, resamples=200
-        )
 
     # to and from files
 
@@ -310,7 +313,8 @@ class Member:
     def result(self) -> Adapter:
         """The adapter with the weights to keep."""
         kept = self.best if self.best and self.training.keep == "best" else self.parameters
-        return self.adapter.with_state({name: tensor.detach() for name, tensor in kept.items()})
+        done = self.adapter.with_state({name: tensor.detach() for name, tensor in kept.items()})
+        return replace(done, reading=replace(done.reading, every_word=False)) if isinstance(done.reading, TextReading) else done
 
     # what listeners hear
 

@@ -104,8 +104,8 @@ def end_tokens(base: Base) -> tuple[int, ...]:
     return tuple(ids)
 
 
-def config_of(base: Base, decoding: Decoding) -> GenerationConfig:
-    """The settings as transformers takes them.
+def config_of(base: Base, decoding: Decoding, ends: Sequence[int]) -> GenerationConfig:
+    """The settings as transformers takes them; `ends` are the tokens that end a text.
 
     Raises:
         InputError: no end token, or an encoder-decoder without a first token for its decoder.
@@ -125,7 +125,7 @@ def config_of(base: Base, decoding: Decoding) -> GenerationConfig:
         max_new_tokens=decoding.max_new_tokens,
         do_sample=False,
         num_beams=decoding.beams,
-        eos_token_id=list(end_tokens(base)),
+        eos_token_id=list(ends),
         pad_token_id=form.pad_id,
         **beams,
         **needed,

@@ -1,24 +1,32 @@
 """Evaluation of an adapter, or of a readout on the plain base, on a split of a task."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from lmtailor.base.base import Base
 from lmtailor.core.errors import InputError
 from lmtailor.core.rng import generator
 from lmtailor.infer.calibrate import measured
-from lmtailor.infer.score import Progress, decide
+from lmtailor.infer.decoding import Decoding
+from lmtailor.infer.run import run
+from lmtailor.infer.score import Progress, by_length, decide
 from lmtailor.infer.variants import score_examples
+from lmtailor.infer.written_answers import refuse_decoding, write_answers
 from lmtailor.methods.frozen import Frozen
 from lmtailor.readouts.labels import LabelSet
 from lmtailor.readouts.readout import Readout
+from lmtailor.readouts.text import TextReading
 from lmtailor.store.adapter import Adapter, build_adapter
-from lmtailor.tasks.example import Example
-from lmtailor.tasks.metrics import Scores, evaluate_predictions
+from lmtailor.tasks.example import TEXT_KINDS, Example
+from lmtailor.tasks.metrics import Score, Scores, evaluate_predictions
+from lmtailor.tasks.metrics.text.evaluate import evaluate_texts, perplexity
+from lmtailor.tasks.metrics.text.table import PERPLEXITY
 from lmtailor.tasks.task import Task
 
 
@@ -29,11 +37,11 @@ class Predictions:
     ids: tuple[str, ...]
     """Names of the examples (n,)."""
     scores_NC: NDArray[np.float32]
-    """Scores (n, C); logits or log-probabilities, in regression the value itself."""
+    """Scores (n, C); logits or log-probabilities, in regression the value itself. C is 0 where texts are written."""
     predicted: NDArray[Any]
-    """Label indices, or values in regression (n,)."""
+    """Label indices, values in regression, or texts (objects) (n,)."""
     reference: NDArray[Any] | None
-    """The truth, if all examples have one (n,)."""
+    """The truth, if all examples have one (n,); of texts the tuples of references (objects)."""
     cut: int
     """Examples of which tokens were cut off to fit the model."""
 
@@ -56,16 +64,35 @@ def plain_adapter(base: Base, task: Task, readout: Readout, *, seed: int = 0) ->
 
 
 def predict_examples(
-    base: Base, adapter: Adapter, examples: Sequence[Example], *, batch_size: int = 32, progress: Progress | None = None
+    base: Base,
+    adapter: Adapter,
+    examples: Sequence[Example],
+    *,
+    batch_size: int = 32,
+    decoding: Decoding | None = None,
+    progress: Progress | None = None,
 ) -> Predictions:
-    """Run an adapter on examples.
+    """Run an adapter on examples; `decoding` says how text is written, by a `Text` readout.
 
     Raises:
-        InputError: the adapter has no readout, or an example lacks a column.
+        InputError: the adapter has no readout, an example lacks a column, or `decoding` where no text is written.
     """
     reading = adapter.reading
     if reading is None:
         raise InputError("The adapter has no readout, so it gives no answers. Fit one with a readout, or use generate.")
+    if isinstance(reading, TextReading):
+        slots = [0] * len(examples)
+        written = write_answers(
+            base, [adapter], examples, slots=slots, decoding=decoding, batch_size=batch_size, progress=progress
+        )
+        return Predictions(
+            ids=tuple(example.id for example in examples),
+            scores_NC=np.empty((len(examples), 0), dtype=np.float32),
+            predicted=objects([one.text for one in written]),
+            reference=objects([example.references for example in examples]) if all(one.references for one in examples) else None,
+            cut=sum(one.cut > 0 for one in written),
+        )
+    refuse_decoding(decoding)
     scores, items = score_examples(base, adapter.edits, reading, examples, batch_size=batch_size, progress=progress)
     known = [example.label for example in examples if example.label is not None]
     return Predictions(
@@ -77,8 +104,23 @@ def predict_examples(
     )
 
 
+def objects(values: Sequence[object]) -> NDArray[Any]:
+    """Values as an array of objects (n,), whatever they are."""
+    out = np.empty(len(values), dtype=object)
+    for i, value in enumerate(values):  # at once, tuples of one length would be taken for rows
+        out[i] = value
+    return out
+
+
 def predict_split(
-    base: Base, task: Task, adapter: Adapter, *, split: str = "test", batch_size: int = 32, progress: Progress | None = None
+    base: Base,
+    task: Task,
+    adapter: Adapter,
+    *,
+    split: str = "test",
+    batch_size: int = 32,
+    decoding: Decoding | None = None,
+    progress: Progress | None = None,
 ) -> Predictions:
     """Run an adapter on a split of a task.
 
@@ -87,7 +129,8 @@ def predict_split(
     """
     if adapter.reading is not None and adapter.labels != task.labels:
         raise InputError(f"The adapter answers with {list(adapter.labels)}, the task has the labels {list(task.labels)}.")
-    return predict_examples(base, adapter, task.split(split).examples, batch_size=batch_size, progress=progress)
+    examples = task.split(split).examples
+    return predict_examples(base, adapter, examples, batch_size=batch_size, decoding=decoding, progress=progress)
 
 
 def measure(task: Task, predictions: Predictions, *, seed: int = 0) -> Scores:
@@ -97,13 +140,47 @@ def measure(task: Task, predictions: Predictions, *, seed: int = 0) -> Scores:
         InputError: some examples have no label.
     """
     if predictions.reference is None:
-        raise InputError("Some examples have no label, so nothing can be measured on them. Use predict.")
+        raise InputError("Some examples have no label or reference, so nothing can be measured on them. Use predict.")
+    if task.kind in TEXT_KINDS:
+        return evaluate_texts(task.metrics, list(predictions.predicted), list(predictions.reference), seed=seed)
     return evaluate_predictions(
         task.metrics, predictions.predicted, predictions.reference, kind=task.kind, labels=task.labels, seed=seed
     )
 
 
-def evaluate(
+def reference_perplexity(
+    base: Base,
+    adapter: Adapter,
+    examples: Sequence[Example],
+    *,
+    batch_size: int = 32,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Scores:
+    """Perplexity of the references of examples under an adapter that writes: exp of the mean −log p of their tokens.
+
+    Each reference counts as a text of its own, its end token included.
+
+    Raises:
+        InputError: the adapter does not write, or an example has no reference.
+    """
+    reading = adapter.reading
+    if not isinstance(reading, TextReading):
+        raise InputError("Perplexity is of references that an adapter would write; this one has no Text readout.")
+    items = [item for example in examples for item in reading.items(example)]
+    log_p: dict[int, float] = {}
+
+    def keep(indices: list[int], scores: Tensor) -> None:
+        parts = torch.split(scores[:, 0].double(), [items[i].units for i in indices])
+        log_p.update((i, float(part.sum())) for i, part in zip(indices, parts, strict=True))
+        if progress is not None:
+            progress(len(log_p), len(items))
+
+    run(base, adapter.edits, reading, items, lambda own: by_length(own, batch_size), keep)
+    return Scores([perplexity([log_p[i] for i in range(len(items))], [item.units for item in items], seed=seed)])
+
+
+def evaluate(  # noqa: PLR0913 - every argument is a choice of its own
     base: Base,
     task: Task,
     adapter: Adapter | None = None,
@@ -111,6 +188,7 @@ def evaluate(
     readout: Readout | None = None,
     split: str = "test",
     batch_size: int = 32,
+    decoding: Decoding | None = None,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Scores:
@@ -123,6 +201,7 @@ def evaluate(
         readout: zero-shot or few-shot prompting.
         split: name of a split, out-of-domain sets included.
         batch_size: examples in a batch.
+        decoding: how text is written, by a `Text` readout; None: greedily, 64 tokens at most.
         seed: of the bootstrap, and of what the readout draws.
         progress: called with examples done and of how many.
 
@@ -137,5 +216,14 @@ def evaluate(
     if adapter is None:
         assert readout is not None
         adapter = plain_adapter(base, task, readout, seed=seed)
-    predictions = predict_split(base, task, adapter, split=split, batch_size=batch_size, progress=progress)
-    return measure(task, predictions, seed=seed)
+    likely = PERPLEXITY in task.metrics and task.kind == "generation"
+    texts = replace(task, metrics=tuple(name for name in task.metrics if name != PERPLEXITY)) if likely else task
+    found: dict[str, Score] = {}
+    if texts.metrics:
+        predictions = predict_split(
+            base, texts, adapter, split=split, batch_size=batch_size, decoding=decoding, progress=progress
+        )
+        found |= measure(texts, predictions, seed=seed)
+    if likely:
+        found |= reference_perplexity(base, adapter, task.split(split).examples, batch_size=batch_size, seed=seed)
+    return Scores([found[name] for name in task.metrics])

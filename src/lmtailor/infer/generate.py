@@ -122,38 +122,64 @@ def generate_prompts(
     if batch_size < 1:
         raise InputError(f"batch_size is {batch_size}; a batch has one prompt at least.")
     slots = _slots(len(adapters), len(prompts), rows)
-    edits = [adapter.edits for adapter in adapters]
     items = [
-        _item(base, Edits() if slot is None else edits[slot], prompt, decoding)
+        _item(base, Edits() if slot is None else adapters[slot].edits, prompt, decoding)
         for slot, prompt in zip(slots, prompts, strict=True)
     ]
-    writer = _Writer(base=base, prompts=prompts, decoding=decoding, batch_size=batch_size, stream=stream)
-    apart = len(set(slots)) <= 1 or not all(own.shares_batch for own in edits)
-    out: dict[int, Generated] = {}
-    if not apart:
-        writer.together(adapters, slots, items, out, progress)
-        return [out[i] for i in range(len(prompts))]
-    for slot in dict.fromkeys(slots):
-        own = [i for i, chosen in enumerate(slots) if chosen == slot]
-        tell = None if progress is None else beyond(progress, len(out), len(prompts))
-        writer.alone(Edits() if slot is None else edits[slot], own, items, out, tell)
-    return [out[i] for i in range(len(prompts))]
+    writer = Writer(
+        base=base,
+        numbers=[prompt.number for prompt in prompts],
+        decoding=decoding,
+        ends=end_tokens(base),
+        batch_size=batch_size,
+        stream=stream,
+    )
+    return writer.write(adapters, slots, items, progress)
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Writer:
-    """Prompts, and how they are written behind."""
+class Writer:
+    """How text is written behind token ids."""
 
     base: Base
-    prompts: Sequence[Prompt]
+    numbers: Sequence[int]
+    """Names the draws of each item, and its text in a stream."""
     decoding: Decoding
+    ends: tuple[int, ...]
+    """The tokens that end a text."""
     batch_size: int
-    stream: Stream | None
+    stream: Stream | None = None
+
+    def write(
+        self,
+        adapters: Sequence[HasEdits],
+        slots: Sequence[int | None],
+        items: Sequence[Encoded],
+        progress: Progress | None = None,
+    ) -> list[Generated]:
+        """One text an item, in their order.
+
+        Args:
+            adapters: what is attached.
+            slots: for each item the index of its adapter, or None for the plain base.
+            items: of one sequence each, which fit the model with what is to be written.
+            progress: told after every batch.
+        """
+        apart = len(set(slots)) <= 1 or not all(adapter.edits.shares_batch for adapter in adapters)
+        out: dict[int, Generated] = {}
+        if not apart:
+            self.together(adapters, slots, items, out, progress)
+            return [out[i] for i in range(len(items))]
+        for slot in dict.fromkeys(slots):
+            own = [i for i, chosen in enumerate(slots) if chosen == slot]
+            tell = None if progress is None else beyond(progress, len(out), len(items))
+            self.alone(Edits() if slot is None else adapters[slot].edits, own, items, out, tell)
+        return [out[i] for i in range(len(items))]
 
     def alone(
         self, edits: Edits, own: list[int], items: Sequence[Encoded], out: dict[int, Generated], progress: Progress | None
     ) -> None:
-        """Prompts of one adapter; what many begin with is run once."""
+        """Items of one adapter; what many begin with is run once."""
         done = 0
         for group in groups_of(self.base, edits, [items[i] for i in own]):
             members = [own[i] for i in group.members]
@@ -176,7 +202,7 @@ class _Writer:
         out: dict[int, Generated],
         progress: Progress | None,
     ) -> None:
-        """Prompts of several adapters, in the same batches."""
+        """Items of several adapters, in the same batches."""
         led = Led(own=Likelihoods(form=input_form(self.base)), ids=())
         attaching = [Attaching(edits=adapter.edits, reading=led) for adapter in adapters]
         with torch.no_grad(), attach(self.base, attaching, slots) as attached:
@@ -188,15 +214,15 @@ class _Writer:
                     progress(len(out), len(items))
 
     def _batch(self, chosen: Sequence[int], ids: Sequence[tuple[int, ...]]) -> list[Generated]:
-        """Write behind some prompts, with what is attached."""
-        base, numbers = self.base, [self.prompts[i].number for i in chosen]
+        """Write behind some items, with what is attached."""
+        base, numbers = self.base, [self.numbers[i] for i in chosen]
         causal = base.kind == "decoder"
         inputs = _padded(base, ids, left=causal)
         start = inputs["input_ids"].shape[1] if causal else 1
-        ending = Ending(tokenizer=base.tokenizer, ends=end_tokens(base), stop=self.decoding.stop)
+        ending = Ending(tokenizer=base.tokenizer, ends=self.ends, stop=self.decoding.stop)
         watch = Watch(ending, start, numbers, self.stream, live=self.decoding.beams == 1)
         write = cast(Callable[..., Tensor], base.model.generate)
-        config = config_of(base, self.decoding)
+        config = config_of(base, self.decoding, self.ends)
         with without_defaults(base):
             rows = write(
                 **inputs,

@@ -9,12 +9,15 @@ from torch import Tensor
 from lmtailor.base.base import Base
 from lmtailor.core.errors import InputError
 from lmtailor.edits.attach import attach
+from lmtailor.infer.decoding import Decoding
 from lmtailor.infer.score import Progress, by_length
 from lmtailor.infer.shared import score_together
 from lmtailor.infer.unmask import score_encoded, takes_passes
 from lmtailor.infer.variants import averaged, beyond
+from lmtailor.infer.written_answers import refuse_decoding, write_answers
 from lmtailor.readouts.batch import Encoded
 from lmtailor.readouts.readout import Reading
+from lmtailor.readouts.text import TextReading
 from lmtailor.store.adapter import Adapter
 from lmtailor.tasks.example import Example
 
@@ -32,6 +35,8 @@ class Answer:
     """Regression: the predicted value."""
     scores: Mapping[str, float]
     """Classification: label → probability, the softmax of the scores."""
+    text: str | None = None
+    """Generation: what was written."""
     cut: int = 0
     """Tokens of the input that were cut off to fit the model."""
 
@@ -43,6 +48,7 @@ def predict(
     *,
     rows: Sequence[int] | None = None,
     batch_size: int = 32,
+    decoding: Decoding | None = None,
     progress: Progress | None = None,
 ) -> list[Answer]:
     """Answers in the order of the inputs.
@@ -53,14 +59,21 @@ def predict(
         inputs: texts; pairs as tuples; or mappings by column.
         rows: for each input the index of its adapter. Inputs of different adapters share batches.
         batch_size: inputs in a batch.
+        decoding: how text is written, where the adapters write; None: greedily, 64 tokens at most.
         progress: called with inputs done and of how many.
 
     Raises:
-        InputError: an input that lacks a text, an adapter without a readout, rows that do not fit.
+        InputError: an input that lacks a text, an adapter without a readout, rows that do not fit, adapters of which some write
+            and some do not, or `decoding` where none does.
     """
     many = list(adapters) if isinstance(adapters, Sequence) else [adapters]
     slots = _slots(many, inputs, rows)
     readings = [_reading(i, adapter) for i, adapter in enumerate(many)]
+    if any(isinstance(reading, TextReading) for reading in readings):
+        own = [as_example(raw, readings[slot], i) for i, (slot, raw) in enumerate(zip(slots, inputs, strict=True))]
+        written = write_answers(base, many, own, slots=slots, decoding=decoding, batch_size=batch_size, progress=progress)
+        return [Answer(label=None, value=None, scores={}, text=one.text, cut=one.cut) for one in written]
+    refuse_decoding(decoding)
     examples = [as_example(raw, readings[slot], i) for i, (slot, raw) in enumerate(zip(slots, inputs, strict=True))]
     # A readout with several prompts is several adapters, and each of its inputs a row of each of them.
     variants = [(slot, one) for slot, reading in enumerate(readings) for one in reading.variants()]

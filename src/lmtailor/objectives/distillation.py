@@ -37,10 +37,10 @@ class Distillation(Objective):
         """See `Objective.losses`. The targets are probabilities; a label of probability 0 keeps it at every temperature.
 
         Raises:
-            InputError: regression, where there are no labels to have a distribution over.
+            InputError: a kind of task without labels to have a distribution over.
         """
-        if kind == "regression":
-            raise InputError("Distillation learns from distributions over labels, and regression has no labels. Use supervised.")
+        if kind != "classification":
+            raise InputError(f"Distillation learns from distributions over labels, and {kind} has no labels. Use supervised.")
         log_p_BC = F.log_softmax(scores_BC / self.temperature, -1)
         q_BC = F.softmax(targets.log() / self.temperature, -1)
         return self.temperature**2 * F.kl_div(log_p_BC, q_BC, reduction="none").sum(-1)

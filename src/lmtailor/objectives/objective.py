@@ -27,13 +27,19 @@ class Objective(Variants, ABC):
         """All objectives by name."""
         return discovered(Objective, alone=False)
 
+    @property
+    def over_all_words(self) -> bool:
+        """Whether a text's loss needs the log-probabilities of all words, and not of the target's alone."""
+        return False
+
     @abstractmethod
     def losses(self, scores_BC: Tensor, targets: Tensor, kind: TaskKind) -> Tensor:
         """The loss of each example (B,).
 
         Args:
             scores_BC: what the readout gave.
-            targets: the labels (B,): indices, or values in regression; if `soft`, distributions over the labels (B, C).
+            targets: the labels (B,): indices, values in regression, or tokens of a text; if `soft`, distributions over the
+                labels (B, C).
             kind: of the task.
 
         Raises:

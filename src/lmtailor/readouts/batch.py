@@ -33,6 +33,8 @@ class Encoded:
     """Encoder-decoders: what the decoder is fed with beside each sequence; None feeds the sequence, shifted right by one.
     `read` counts the decoder's tokens."""
     label: Label = None
+    units: int = 1
+    """How many answers its loss is the sum of: target tokens of a text that is written, else 1."""
     cut: int = 0
     """Tokens that were cut off because the input was longer than the model takes."""
     id: str = ""

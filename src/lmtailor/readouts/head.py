@@ -34,7 +34,7 @@ from lmtailor.readouts.native import (
 from lmtailor.readouts.plain import PlainInputs
 from lmtailor.readouts.pooling import Pooled, pool, read_positions
 from lmtailor.readouts.readout import check_parameters, input_form, input_limit
-from lmtailor.tasks.example import Example
+from lmtailor.tasks.example import TEXT_KINDS, Example
 from lmtailor.tasks.task import Task, TaskKind
 
 Pooling = Literal["auto", "cls", "mean", "last", "native"]
@@ -80,8 +80,11 @@ class Head:
 
         Raises:
             InputError: there is no such block, or an impossible length.
-            UnsupportedError: "cls" in a model whose first token sees nothing else, or "native" where the family has no head.
+            UnsupportedError: answers that are texts, "cls" in a model whose first token sees nothing else, or "native" where the
+                family has no head.
         """
+        if labels.kind in TEXT_KINDS:
+            raise UnsupportedError(f"A head gives labels or a number, and this is a task of {labels.kind}. Use Text.")
         native = native_head(base) if self.pooling == "native" else None
         form = input_form(base)
         limit = input_limit(base, self.max_length, reserve)
@@ -216,6 +219,10 @@ class HeadReading:
             cut=tokens.cut,
             id=example.id,
         )
+
+    def items(self, example: Example) -> tuple[Encoded, ...]:
+        """The example."""
+        return (self.encode(example),)
 
     def collate(self, items: Sequence[Encoded]) -> Batch:
         """Encoded examples as one batch."""

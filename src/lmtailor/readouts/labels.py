@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from lmtailor.core.errors import InputError, near
 from lmtailor.tasks.example import Example, TaskKind
-from lmtailor.tasks.task import Task
+from lmtailor.tasks.task import LABELLED, Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,28 +14,31 @@ class LabelSet:
 
     kind: TaskKind
     labels: tuple[str, ...]
-    """Classification: the labels, in the order of the scores. Regression: none."""
+    """Classification: the labels, in the order of the scores. Labelling: the tags. None in the other kinds."""
     texts: tuple[str, ...]
     """The text column, or the two columns of a pair."""
     extra: tuple[str, ...] = ()
     """Further columns that a pattern may name."""
+    target: str = ""
+    """Generation: the name of the references."""
 
     def __post_init__(self) -> None:
-        if self.kind == "classification" and len(self.labels) < 2:
-            raise InputError(f"Classification needs at least two labels; found {list(self.labels)}.")
-        if self.kind == "regression" and self.labels:
-            raise InputError(f"Regression has no labels; found {list(self.labels)}.")
+        if self.kind in LABELLED and len(self.labels) < 2:
+            raise InputError(f"{self.kind.capitalize()} needs at least two labels; found {list(self.labels)}.")
+        if self.kind not in LABELLED and self.labels:
+            raise InputError(f"A task of {self.kind} has no labels; found {list(self.labels)}.")
         if not 1 <= len(self.texts) <= 2:
             raise InputError(f"A task has one text column, or two for a pair; found {list(self.texts)}.")
 
     @classmethod
     def of(cls, task: Task) -> "LabelSet":
         """That of a task."""
-        return cls(kind=task.kind, labels=task.labels, texts=task.text, extra=task.extra)
+        target = task.label if task.kind == "generation" else ""
+        return cls(kind=task.kind, labels=task.labels, texts=task.text, extra=task.extra, target=target)
 
     @property
     def num_outputs(self) -> int:
-        """C: how many scores an example gets, one a label; in regression one."""
+        """C: how many scores an answer gets, one a label; one where there are no labels."""
         return len(self.labels) or 1
 
     @property

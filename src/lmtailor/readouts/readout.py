@@ -83,11 +83,14 @@ class Reading(Protocol):
     def encode(self, example: Example) -> Encoded:
         """An example as token ids, cut to the model's length."""
 
+    def items(self, example: Example) -> Sequence[Encoded]:
+        """What a fit learns of an example: the example itself, or one item for each of its references."""
+
     def collate(self, items: Sequence[Encoded]) -> Batch:
         """Encoded examples as one batch."""
 
     def scores(self, base: Base, states: States, batch: Batch, *, training: bool = False, normalised: bool = False) -> Tensor:
-        """One row an example, one column a label: (B, C), float32.
+        """One row an answer, one column a label: (B, C), float32. An example has one answer; a text has its target tokens.
 
         Args:
             base: the base it was bound to.

@@ -40,6 +40,7 @@ from lmtailor.readouts.slots import check_trigger, trigger_ids
 from lmtailor.readouts.verbalizer_reading import VerbalizerReading
 from lmtailor.readouts.word_scores import Aggregate, Normalise, Scoring
 from lmtailor.readouts.words import LabelWord, check_labels, label_words
+from lmtailor.tasks.example import TEXT_KINDS
 from lmtailor.tasks.task import Task
 
 __all__ = ["Verbalizer", "VerbalizerReading"]
@@ -238,8 +239,9 @@ def check_base(base: Base, labels: LabelSet) -> None:
     Raises:
         UnsupportedError: they cannot.
     """
-    if labels.kind == "regression":
-        raise UnsupportedError("A verbalizer chooses among words, and regression has no labels. Use Head.")
+    if labels.kind != "classification":
+        instead = "Text" if labels.kind in TEXT_KINDS else "Head"
+        raise UnsupportedError(f"A verbalizer chooses among words for labels, and {labels.kind} has no labels. Use {instead}.")
     if not base.has_lm_head:
         raise UnsupportedError(
             f"{base.source or base.family.name} has no LM head, so it cannot score words. Use Head, or a checkpoint with one."

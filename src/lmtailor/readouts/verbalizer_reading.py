@@ -166,6 +166,10 @@ class VerbalizerReading:
         """The input in which every column of the pattern has this text."""
         return self.encode(Example(id=f"content-free {text!r}", fields=dict.fromkeys(self.pattern.fields, text)))
 
+    def items(self, example: Example) -> tuple[Encoded, ...]:
+        """The example."""
+        return (self.encode(example),)
+
     def collate(self, items: Sequence[Encoded]) -> Batch:
         """Encoded examples as one batch. Causal models begin to answer behind the first state that is read."""
         batch = collate(items, self.form)

@@ -110,7 +110,12 @@ def _pieces(tokenizer: PreTrainedTokenizerBase, pattern: Pattern, word: str, alo
         raise InputError(
             f"The label word {word!r} is empty or begins or ends with space. Write the space before the word into the pattern."
         )
-    pieces = plain_ids(tokenizer, word, target=True) if alone else _behind(tokenizer, pattern, word)
+    pieces = plain_ids(tokenizer, word, target=True) if alone else pieces_behind(tokenizer, pattern, word)
+    if pieces is None:
+        raise InputError(
+            f"The tokenizer writes the label word {word!r} together with what stands before the gap in {pattern.source!r}. "
+            "Put one space or one line break before {mask}."
+        )
     shown = tokenizer.convert_ids_to_tokens(list(pieces))
     if tokenizer.unk_token_id in pieces:
         raise InputError(f"The tokenizer does not know the label word {word!r}; it makes {shown} of it. Choose another word.")
@@ -119,19 +124,14 @@ def _pieces(tokenizer: PreTrainedTokenizerBase, pattern: Pattern, word: str, alo
     return pieces
 
 
-def _behind(tokenizer: PreTrainedTokenizerBase, pattern: Pattern, word: str) -> tuple[int, ...]:
-    """The word's tokens behind what stands before the gap."""
+def pieces_behind(tokenizer: PreTrainedTokenizerBase, pattern: Pattern, text: str) -> tuple[int, ...] | None:
+    """A text's tokens behind what stands before the gap; None where the tokenizer writes the two together."""
     edge, follows = pattern.edge
     lead = " " if edge.endswith(" ") else ""
     anchor = edge.removesuffix(" ")
-    variants = {_after(tokenizer, probe + anchor, lead + word) for probe in (_PROBES if follows else ("",))}
+    variants = {_after(tokenizer, probe + anchor, lead + text) for probe in (_PROBES if follows else ("",))}
     pieces = variants.pop()
-    if variants or pieces is None:
-        raise InputError(
-            f"The tokenizer writes the label word {word!r} together with what stands before the gap in {pattern.source!r}. "
-            "Put one space or one line break before {mask}."
-        )
-    return pieces
+    return None if variants else pieces
 
 
 def _after(tokenizer: PreTrainedTokenizerBase, before: str, text: str) -> tuple[int, ...] | None:

@@ -119,7 +119,7 @@ class Search:
 
     @property
     def _metric(self) -> str:
-        return self.work.task.metrics[0]
+        return self.work.task.choosing
 
     def _patient(self, now: Found) -> bool:
         return self.plan.patience is not None and now.still >= self.plan.patience

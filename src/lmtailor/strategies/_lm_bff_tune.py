@@ -17,7 +17,7 @@ from lmtailor.readouts.verbalizer import Verbalizer
 from lmtailor.store.adapter import Adapter
 from lmtailor.strategies.desk import Desk
 from lmtailor.strategies.strategy import Work
-from lmtailor.tasks.metrics import get_metric
+from lmtailor.tasks.metrics.direction import greater_is_better
 
 _LR = 1e-5
 """For full fine-tuning: the rate at which the paper's code tunes candidates, the least of its grid {1e-5, 2e-5, 5e-5}."""
@@ -68,9 +68,9 @@ class Tuner:
             desk: where records and adapters are kept.
             what: they are, for those who listen.
         """
-        work, metric = self._work, self._work.task.metrics[0]
+        work, metric = self._work, self._work.task.choosing
         doing = f"{'comparing' if isinstance(self._method, Frozen) else 'fine-tuning'} {what}"
-        sign = 1 if get_metric(metric).greater_is_better else -1
+        sign = 1 if greater_is_better(metric) else -1
         best, key, kept = 0, (float("-inf"), float("-inf")), None
         records: list[dict[str, Any]] = []
         for number, candidate in enumerate(candidates):

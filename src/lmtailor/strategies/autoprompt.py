@@ -162,7 +162,7 @@ class AutoPrompt(Strategy):
         return {
             "trigger": list(search.tokens(found.best)),
             "text": search.text(found.best),
-            "metric": work.task.metrics[0],
+            "metric": work.task.choosing,
             "score": found.score,
             "loss": found.loss,
             "last": list(search.tokens(found.trigger)),

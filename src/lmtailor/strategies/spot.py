@@ -28,7 +28,7 @@ from lmtailor.store.adapter import Adapter, new_adapter
 from lmtailor.strategies._prompt_source import check_unchanged, folder_name, load_sources
 from lmtailor.strategies.prompt_closeness import Measure, prompt_closeness
 from lmtailor.strategies.strategy import Strategy, Work
-from lmtailor.tasks.metrics import get_metric
+from lmtailor.tasks.metrics.direction import greater_is_better
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,8 +109,8 @@ class SPoT(Strategy):
         work.tell("all starts", len(chosen), len(chosen))
         if len(fitted) == 1:
             return fitted[0], {}
-        metric = work.task.metrics[0]
-        sign = 1 if get_metric(metric).greater_is_better else -1
+        metric = work.task.choosing
+        sign = 1 if greater_is_better(metric) else -1
         values = [one.scores["dev"][metric].value for one in fitted]
         best = max(range(len(fitted)), key=lambda place: (sign * values[place], -place))
         return fitted[best], {"dev": values, "best": chosen[best]}

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from lmtailor.core.errors import DataError, InputError, near
-from lmtailor.tasks.cells import label_cells, text_cells
-from lmtailor.tasks.example import Example, Split, TaskKind
+from lmtailor.tasks.cells import label_cells, reference_cells, text_cells
+from lmtailor.tasks.example import TEXT_KINDS, Example, Split, TaskKind
 from lmtailor.tasks.overlap import overlap_notes, text_of
 from lmtailor.tasks.sample import stratified
 from lmtailor.tasks.table import Table
@@ -35,7 +35,7 @@ class Schema:
     text: tuple[str, ...]
     """One text column, or two for a pair."""
     label: str
-    """The column of labels."""
+    """The column of labels, or of references."""
     extra: tuple[str, ...] = ()
     """Further columns to keep, for patterns. They may hold empty cells."""
     labels: tuple[str, ...] | None = None
@@ -55,8 +55,8 @@ class Schema:
         clash = [name for name in self.extra if name in self.text]
         if clash:
             raise InputError(f"The column {clash[0]!r} is a text column already; leave it out of the further columns.")
-        if self.kind == "regression" and (self.labels or self.label_map):
-            raise InputError("Labels and a label map are for classification; in regression the labels are numbers.")
+        if self.kind not in ("classification", "labelling") and (self.labels or self.label_map):
+            raise InputError(f"Labels and a label map are for classification and labelling; a task of {self.kind} has none.")
         if self.dev_fraction is not None and not 0 < self.dev_fraction < 1:
             raise InputError(f"dev_fraction must lie between 0 and 1; found {self.dev_fraction}.")
         for name, limit in self.limits.items():
@@ -79,7 +79,8 @@ class _Row:
 
     id: str
     fields: Mapping[str, str]
-    label: str | float | None
+    label: str | float | None = None
+    references: tuple[str, ...] = ()
 
 
 def build_splits(parts: Mapping[str, Part], schema: Schema) -> Built:
@@ -97,14 +98,14 @@ def build_splits(parts: Mapping[str, Part], schema: Schema) -> Built:
             raise InputError("dev_fraction takes dev from train: it needs a train split and no dev split of its own.")
         rows["train"], rows["dev"] = _take_dev(rows["train"], schema)
         sources["dev"] = sources["train"]
-    if "train" in rows:
+    if "train" in rows and schema.kind not in TEXT_KINDS:
         _check_train(rows["train"], sources["train"])
     labels, notes = _labels(rows, sources, schema)
     for name, limit in schema.limits.items():
         if name not in rows:
             raise InputError(f"There is a limit for the split {name!r}, which is not there. {near(name, rows)}")
         rows[name] = _limit(rows[name], limit, name, schema)
-    if "train" in schema.limits:
+    if "train" in schema.limits and schema.kind not in TEXT_KINDS:
         _check_train(rows["train"], sources["train"], " after the limit")
     order = [name for name in STANDARD if name in rows] + [name for name in rows if name not in STANDARD]
     splits = {name: _split(name, rows[name], labels, sources[name]) for name in order}
@@ -122,6 +123,8 @@ def _rows(name: str, part: Part, schema: Schema) -> list[_Row]:
     columns = {task: text_cells(table, mine, required=True) for task, mine in zip(schema.text, own, strict=True)}
     columns |= {column: text_cells(table, column, required=False) for column in schema.extra}
     labels: Sequence[str | float | None] = [None] * table.size
+    if name != UNLABELLED and schema.kind == "generation":
+        return _with_references(name, part, schema, columns)
     if name != UNLABELLED:
         label_map = schema.label_map if part.label_map is None else part.label_map
         labels = label_cells(table, part.label or schema.label, schema.kind, label_map)
@@ -129,6 +132,18 @@ def _rows(name: str, part: Part, schema: Schema) -> list[_Row]:
     return [
         _Row(id=f"{name}/{number}", fields=dict(zip(names, cells, strict=True)), label=label)
         for number, (label, *cells) in enumerate(zip(labels, *columns.values(), strict=True))
+    ]
+
+
+def _with_references(name: str, part: Part, schema: Schema, columns: Mapping[str, list[str]]) -> list[_Row]:
+    """Rows of one example each: those of the same texts are one with several references, where the first of them stood."""
+    references = reference_cells(part.table, part.label or schema.label)
+    found: dict[tuple[str, ...], list[str]] = {}
+    for texts, own in zip(zip(*columns.values(), strict=True), references, strict=True):
+        found.setdefault(texts, []).extend(own)
+    return [
+        _Row(id=f"{name}/{number}", fields=dict(zip(columns, texts, strict=True)), references=tuple(own))
+        for number, (texts, own) in enumerate(found.items())
     ]
 
 
@@ -166,7 +181,7 @@ def _stratum(row: _Row, kind: TaskKind) -> str:
 
 def _labels(rows: Mapping[str, list[_Row]], sources: Mapping[str, str], schema: Schema) -> tuple[tuple[str, ...], list[str]]:
     """The task's labels in order, and notes on them; labels that do not belong raise."""
-    if schema.kind == "regression":
+    if schema.kind != "classification":
         return (), []
     counts = {name: Counter(str(row.label) for row in part) for name, part in rows.items() if name != UNLABELLED}
     seen = counts["train"] if "train" in counts else sum(counts.values(), Counter())
@@ -202,7 +217,13 @@ def _check_train(rows: Sequence[_Row], source: str, cut: str = "") -> None:
 def _split(name: str, rows: Sequence[_Row], labels: Sequence[str], source: str) -> Split:
     index = {label: number for number, label in enumerate(labels)}
     examples = tuple(
-        Example(id=row.id, fields=row.fields, label=index[row.label] if isinstance(row.label, str) else row.label) for row in rows
+        Example(
+            id=row.id,
+            fields=row.fields,
+            label=index[row.label] if isinstance(row.label, str) else row.label,
+            references=row.references,
+        )
+        for row in rows
     )
     return Split(name=name, examples=examples, source=source)
 

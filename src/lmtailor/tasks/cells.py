@@ -57,6 +57,27 @@ def label_cells(table: Table, column: str, kind: TaskKind, label_map: Mapping[st
     return _numbers(table, column, cells) if kind == "regression" else _names(table, column, cells, label_map)
 
 
+def reference_cells(table: Table, column: str) -> list[tuple[str, ...]]:
+    """The texts that would be right, for each row: the cell's own, or those of a list of texts.
+
+    Raises:
+        DataError: the column is not there, or a cell has no text, an empty one, or what is no text.
+    """
+    cells = table.column(column)
+    found = [tuple(cell) if isinstance(cell, list | tuple) else (cell,) for cell in cells]
+    bad = [row for row, own in enumerate(found) if not own or not all(isinstance(one, str) and one.strip() for one in own)]
+    if bad:
+        raise DataError(
+            f"{table.source}: {len(bad)} of {table.size} rows have no text to be written in column {column!r} "
+            f"({table.where(bad)}; the first is {cells[bad[0]]!r}). Fill them in, or remove them."
+        )
+    texts = [tuple(str(one) for one in own) for own in found]
+    broken = [row for row, own in enumerate(texts) if not all(map(_is_unicode, own))]
+    if broken:
+        raise DataError(f"{table.source}: column {column!r} holds surrogates, which are no characters, in {table.where(broken)}.")
+    return texts
+
+
 def _names(table: Table, column: str, cells: Sequence[object], label_map: Mapping[str, str]) -> list[str]:
     odd = [row for row, cell in enumerate(cells) if not isinstance(cell, str | int | float)]
     if odd:

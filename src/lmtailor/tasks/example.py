@@ -6,7 +6,12 @@ from typing import Literal
 
 from lmtailor.core.errors import DataError
 
-TaskKind = Literal["classification", "regression"]
+TaskKind = Literal["classification", "regression", "generation", "labelling", "span"]
+"""classification: one of several labels. regression: a number. generation: a text. labelling: a tag for each word. span: a part
+of the text."""
+
+TEXT_KINDS = ("generation", "labelling", "span")
+"""Kinds whose answers are texts, compared with reference texts: what is written, tags with a space between, a span."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -18,7 +23,12 @@ class Example:
     fields: Mapping[str, str]
     """Column name -> text, for the task's text columns and its further columns."""
     label: int | float | None = None
-    """Index into the task's labels; in regression the value; None where it is not known."""
+    """Index into the task's labels; in regression the value; None where it is not known, and where answers are texts."""
+    references: tuple[str, ...] = ()
+    """There the answers that would be right: texts, the tags of the words with a space between, the texts of spans. Empty where
+    none is known."""
+    starts: tuple[int, ...] = ()
+    """Of a span's references the characters of the text at which they begin."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,8 +51,8 @@ class Split:
 
     @property
     def labelled(self) -> bool:
-        """Whether every example has a label."""
-        return all(example.label is not None for example in self.examples)
+        """Whether every example has a label, or references."""
+        return all(example.label is not None or example.references for example in self.examples)
 
     @property
     def labels(self) -> tuple[int | float, ...]:
@@ -56,3 +66,15 @@ class Split:
             missing = len(self.examples) - len(labels)
             raise DataError(f"{missing} of {len(self.examples)} examples of {self.name} have no label. Use a labelled split.")
         return labels
+
+    @property
+    def references(self) -> tuple[tuple[str, ...], ...]:
+        """The texts that would be right, for each example.
+
+        Raises:
+            DataError: some examples have none.
+        """
+        missing = sum(not example.references for example in self.examples)
+        if missing:
+            raise DataError(f"{missing} of {len(self.examples)} examples of {self.name} have no reference. Use a labelled split.")
+        return tuple(example.references for example in self.examples)

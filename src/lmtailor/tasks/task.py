@@ -8,9 +8,10 @@ from functools import cached_property
 
 from lmtailor.core.errors import InputError, near
 from lmtailor.tasks.build import STANDARD, Part, Schema, build_splits
-from lmtailor.tasks.example import Example, Split, TaskKind
+from lmtailor.tasks.example import TEXT_KINDS, Example, Split, TaskKind
 from lmtailor.tasks.few_shot import Shots, few_shot_splits
 from lmtailor.tasks.metrics import get_metric
+from lmtailor.tasks.metrics.text.table import PERPLEXITY, get_text_metric
 from lmtailor.tasks.overlap import overlap_notes
 from lmtailor.tasks.prompt import Prompt, named
 from lmtailor.tasks.table import table_of_records
@@ -21,10 +22,21 @@ __all__ = ["Example", "Split", "Task", "TaskKind"]
 
 Records = Sequence[Mapping[str, object]]
 
+LABELLED = ("classification", "labelling")
+"""Kinds whose answers are of named labels."""
+
+_DEFAULT_METRICS: Mapping[TaskKind, tuple[str, ...]] = {
+    "classification": ("accuracy", "macro_f1"),
+    "regression": ("pearson", "spearman"),
+    "generation": ("bleu", "rouge_l"),
+    "labelling": ("tag_accuracy",),
+    "span": ("answer_f1", "exact_match"),
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """A task of classification or regression on one text or a pair.
+    """What is to be answered to texts: by a label, a number, a text, a tag for each word, or a part of the text.
 
     A pair has two text columns; there is no separate kind for it.
     """
@@ -34,11 +46,11 @@ class Task:
     text: tuple[str, ...]
     """The text columns: one, or two for a pair."""
     label: str
-    """The column of labels."""
+    """The column of labels, or of references."""
     labels: tuple[str, ...]
-    """Names of the labels; an example's label is an index into them. Empty in regression."""
+    """Names of the labels; an example's label is an index into them. In labelling the tags. Empty in other kinds."""
     metrics: tuple[str, ...]
-    """Names of metrics. The first one chooses checkpoints and ranks runs."""
+    """Names of metrics. The first one ranks runs, and chooses checkpoints; see `choosing`."""
     splits: Mapping[str, Split]
     """"train", "dev", "test" and "unlabelled" where they are there, and the out-of-domain sets by their names."""
     ood: tuple[str, ...] = ()
@@ -56,11 +68,11 @@ class Task:
         if not self.name or not self.metrics:
             raise InputError(f"A task needs a name and at least one metric; found {self.name!r} and {list(self.metrics)}.")
         for metric in self.metrics:
-            get_metric(metric, kind=self.kind)
-        if self.kind == "classification" and len(self.labels) < 2:
-            raise InputError(f"Classification needs at least two labels; found {list(self.labels)}.")
-        if self.kind == "regression" and self.labels:
-            raise InputError(f"Regression has numbers, not named labels; found {list(self.labels)}.")
+            check_metric(metric, self.kind)
+        if self.kind in LABELLED and len(self.labels) < 2:
+            raise InputError(f"{self.kind.capitalize()} needs at least two labels; found {list(self.labels)}.")
+        if self.kind not in LABELLED and self.labels:
+            raise InputError(f"A task of {self.kind} has no named labels; found {list(self.labels)}.")
         for name in self.ood:
             if name in STANDARD or name not in self.splits:
                 raise InputError(
@@ -96,9 +108,14 @@ class Task:
         return self.text + self.extra
 
     @property
+    def choosing(self) -> str:
+        """The metric that chooses checkpoints and candidates on dev: the first; of texts that are written, perplexity."""
+        return PERPLEXITY if self.kind == "generation" else self.metrics[0]
+
+    @property
     def num_outputs(self) -> int:
-        """Scores for an example: one a label, or one in regression."""
-        return len(self.labels) if self.kind == "classification" else 1
+        """Scores for an example: one a label, or one where there are none."""
+        return len(self.labels) or 1
 
     @cached_property
     def digest(self) -> str:
@@ -111,7 +128,7 @@ class Task:
         for name in sorted(self.splits):
             _feed(digest, [name, len(self.splits[name])])
             for example in self.splits[name]:
-                _feed(digest, [[example.fields[column] for column in self.columns], example.label])
+                _feed(digest, [[example.fields[column] for column in self.columns], _truth(example)])
         return digest.hexdigest()
 
     def split(self, name: str) -> Split:
@@ -202,7 +219,7 @@ class Task:
         Args:
             text: the text column, or two for a pair.
             label: the column of labels. Labels that are numbers are written out: 1 is the label "1".
-            kind: "classification" or "regression".
+            kind: see `TaskKind`. In generation a label is a text or a list of texts, and rows of the same texts are one example.
             train: rows to learn from.
             dev: rows that choose checkpoints.
             test: rows that are scored at the end.
@@ -284,8 +301,25 @@ class Task:
 
 
 def default_metrics(kind: TaskKind) -> tuple[str, ...]:
-    """The metrics of a task that names none: accuracy and macro-F1, or Pearson and Spearman correlation."""
-    return ("accuracy", "macro_f1") if kind == "classification" else ("pearson", "spearman")
+    """The metrics of a task that names none."""
+    return _DEFAULT_METRICS[kind]
+
+
+def check_metric(name: str, kind: TaskKind) -> None:
+    """See that there is such a metric for tasks of a kind.
+
+    Raises:
+        InputError: there is none.
+    """
+    if kind not in TEXT_KINDS:
+        get_metric(name, kind=kind)
+    elif name != PERPLEXITY or kind != "generation":
+        get_text_metric(name)
+
+
+def _truth(example: Example) -> object:
+    """What is right, as a digest reads it."""
+    return [example.references, example.starts] if example.references else example.label
 
 
 def _record_parts(given: Mapping[str, Records | None]) -> dict[str, Part]:

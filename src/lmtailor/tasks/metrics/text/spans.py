@@ -1,4 +1,5 @@
-"""F1 of labelled spans, as seqeval (and CoNLL's conlleval) gives it: over all spans of all examples, types together.
+"""Tags of words: their accuracy, and F1 of labelled spans, as seqeval (and CoNLL's conlleval) gives it, over all spans of all
+examples, types together.
 
 Here a text is a sequence of tags with spaces between, such as `B-PER I-PER O`. Spans are read from IOB1, IOB2 or IOBES tags as
 conlleval reads them: a tag that cannot go on begins a span.
@@ -7,10 +8,8 @@ conlleval reads them: a tag that cannot go on begins a span.
 import re
 from collections.abc import Iterator, Sequence
 
-from seqeval.metrics.sequence_labeling import get_entities
-
 from lmtailor.core.errors import InputError
-from lmtailor.tasks.metrics.text.metric import Floats, References, TextMetric
+from lmtailor.tasks.metrics.text.metric import Floats, References, TextMetric, mean
 
 _TAG = re.compile(r"O|[BIES](?:-.+)?")
 
@@ -23,13 +22,19 @@ def span_rows(predictions: Sequence[str], references: References) -> Iterator[Se
             another form.
     """
     for number, (prediction, own) in enumerate(zip(predictions, references, strict=True), start=1):
-        if len(own) != 1:
-            raise InputError(f"Example {number} has {len(own)} references, but span_f1 compares tags with one. Give one.")
-        said, right = prediction.split(), own[0].split()
-        if len(said) != len(right):
-            raise InputError(f"Example {number} has {len(said)} tags, but its reference {len(right)}. Give each token a tag.")
+        said, right = _tags(prediction, own, number, "span_f1")
         predicted, expected = (_spans(tags, number) for tags in (said, right))
         yield len(predicted & expected), len(predicted), len(expected)
+
+
+def _tags(prediction: str, references: Sequence[str], number: int, metric: str) -> tuple[list[str], list[str]]:
+    """The tags of an example and of its reference."""
+    if len(references) != 1:
+        raise InputError(f"Example {number} has {len(references)} references, but {metric} compares tags with one. Give one.")
+    said, right = prediction.split(), references[0].split()
+    if len(said) != len(right):
+        raise InputError(f"Example {number} has {len(said)} tags, but its reference {len(right)}. Give each token a tag.")
+    return said, right
 
 
 def _spans(tags: Sequence[str], number: int) -> set[tuple[str, int, int]]:
@@ -37,6 +42,8 @@ def _spans(tags: Sequence[str], number: int) -> set[tuple[str, int, int]]:
     for tag in tags:
         if not _TAG.fullmatch(tag):
             raise InputError(f"Example {number} has the tag {tag!r}. Spans are read from tags such as B-PER, I-PER and O.")
+    from seqeval.metrics.sequence_labeling import get_entities  # slow to import
+
     return set(get_entities(list(tags)))
 
 
@@ -48,4 +55,18 @@ def span_value(sums_B3: Floats) -> Floats:
     return values
 
 
-METRICS = (TextMetric(name="span_f1", about="F1 of spans in BIO tags, as seqeval.", rows=span_rows, value=span_value),)
+def accuracy_rows(predictions: Sequence[str], references: References) -> Iterator[Sequence[float]]:
+    """For each example the tags that are right, and all of them.
+
+    Raises:
+        InputError: an example that has not exactly one reference, or another number of tags than its reference.
+    """
+    for number, (prediction, own) in enumerate(zip(predictions, references, strict=True), start=1):
+        said, right = _tags(prediction, own, number, "tag_accuracy")
+        yield sum(one == other for one, other in zip(said, right, strict=True)), len(right)
+
+
+METRICS = (
+    TextMetric(name="span_f1", about="F1 of spans in BIO tags, as seqeval.", rows=span_rows, value=span_value),
+    TextMetric(name="tag_accuracy", about="Share of words with the right tag.", rows=accuracy_rows, value=mean),
+)

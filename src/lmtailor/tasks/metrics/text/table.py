@@ -4,6 +4,9 @@ from lmtailor.core.errors import InputError, near
 from lmtailor.tasks.metrics.text import answers, coco, diversity, meteor, mteval, rouge, spans
 from lmtailor.tasks.metrics.text.metric import TextMetric
 
+PERPLEXITY = "perplexity"
+"""Of a model's own probabilities of the references, which texts alone do not give; see `evaluate.perplexity`."""
+
 TEXT_METRICS: dict[str, TextMetric] = {
     metric.name: metric
     for metric in (

@@ -1,0 +1,85 @@
+"""Answers that adapters write: `Text` readouts, of one adapter or of several in the same batches."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lmtailor.base.base import Base
+from lmtailor.core.errors import InputError
+from lmtailor.infer.decoding import Decoding, end_tokens
+from lmtailor.infer.generate import Writer
+from lmtailor.infer.score import Progress
+from lmtailor.readouts.text import TextReading
+from lmtailor.store.adapter import Adapter
+from lmtailor.tasks.example import Example
+
+
+@dataclass(frozen=True, kw_only=True)
+class WrittenAnswer:
+    """What was written to one example."""
+
+    text: str
+    """Without space around it."""
+    cut: int
+    """Tokens of the input that were cut off to fit the model with what is written."""
+
+
+def write_answers(
+    base: Base,
+    adapters: Sequence[Adapter],
+    examples: Sequence[Example],
+    *,
+    slots: Sequence[int],
+    decoding: Decoding | None = None,
+    batch_size: int = 32,
+    progress: Progress | None = None,
+) -> list[WrittenAnswer]:
+    """Let adapters answer examples.
+
+    Args:
+        base: the model.
+        adapters: their readouts are all `Text`.
+        examples: what to answer.
+        slots: for each example the index of its adapter.
+        decoding: how text is written; None: greedily, 64 tokens at most.
+        batch_size: examples in a batch.
+        progress: told after every batch.
+
+    Raises:
+        InputError: an adapter that does not write, adapters whose texts end with different tokens, or an input that leaves no
+            room for `max_new_tokens`.
+    """
+    how = Decoding() if decoding is None else decoding
+    readings = [_reading(i, adapter) for i, adapter in enumerate(adapters)]
+    ends = {reading.end for reading in readings}
+    if len(ends) > 1:
+        raise InputError(
+            "The adapters end their texts with different tokens (one is of a chat, one is not), and a batch has one "
+            "rule. Ask them apart."
+        )
+    room = how.max_new_tokens if base.kind == "decoder" else 0
+    items = [readings[slot].input(example, room) for slot, example in zip(slots, examples, strict=True)]
+    writer = Writer(
+        base=base,
+        numbers=range(len(items)),
+        decoding=how,
+        ends=tuple(dict.fromkeys((*ends, *end_tokens(base)))),
+        batch_size=batch_size,
+    )
+    written = writer.write(adapters, slots, items, progress)
+    return [WrittenAnswer(text=one.text.strip(), cut=item.cut) for one, item in zip(written, items, strict=True)]
+
+
+def refuse_decoding(decoding: Decoding | None) -> None:
+    """See that nobody says how to write where nothing is written.
+
+    Raises:
+        InputError: somebody does.
+    """
+    if decoding is not None:
+        raise InputError("`decoding` says how text is written, and this readout writes none. Leave it out.")
+
+
+def _reading(number: int, adapter: Adapter) -> TextReading:
+    if not isinstance(adapter.reading, TextReading):
+        raise InputError(f"Adapter {number} chooses among labels or gives numbers, and another one writes. Ask them apart.")
+    return adapter.reading

@@ -1,0 +1,282 @@
+"""Text: the model writes its answer.
+
+    L = −Σ_i log p(y_i | input, y_1 … y_{i−1})
+
+over the tokens of the target alone, its end token included; a step averages over all target tokens in it. Logits are computed
+where a target token is expected and nowhere else, in chunks (see `likelihood`), so that no batch × length × vocabulary is ever in
+memory.
+
+    causal               the input and the target are one text; the target follows the input directly
+    encoder-decoder      the encoder reads the input, the decoder writes the target
+
+An example with several references is learned from as one item each; see `Training.share_inputs` for running their input once.
+
+Shapes: N sequences, T tokens, P positions read in one, M target tokens of a batch, H features, V vocabulary.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, replace
+
+from torch import Generator, Tensor
+from transformers import PreTrainedTokenizerBase
+
+from lmtailor.base.base import Base
+from lmtailor.base.states import States
+from lmtailor.core.errors import InputError, UnsupportedError
+from lmtailor.readouts.batch import Batch, Encoded, InputForm, collate
+from lmtailor.readouts.chat import ChatPrompter, chat_end
+from lmtailor.readouts.cutting import Gapped, tokenise_within
+from lmtailor.readouts.labels import LabelSet, column_texts
+from lmtailor.readouts.likelihood import token_log_probabilities
+from lmtailor.readouts.pattern import Pattern, parse_pattern
+from lmtailor.readouts.prompts import AnswerPrompter, CausalPrompter, Prompter
+from lmtailor.readouts.readout import check_parameters, input_form, input_limit, read_states, virtual_tokens
+from lmtailor.readouts.seq2seq import decoder_start
+from lmtailor.readouts.words import pieces_behind, plain_ids
+from lmtailor.tasks.example import Example
+from lmtailor.tasks.task import Task, TaskKind
+
+
+@dataclass(frozen=True)
+class Text:
+    """A pattern for the input, and one for what is written behind it."""
+
+    pattern: str
+    """The input, such as "Data: {mr}\\nText:"; as a verbalizer's pattern, without a gap. A column that may lose its end is marked
+    :cut; where none is, the longest loses first."""
+    _: KW_ONLY
+    target: str | None = None
+    """What is written, with the column of the references in it, such as " {ref}". None: the reference itself, in causal models
+    after a space unless the pattern ends with one, or with a line break, or `chat` is on."""
+    chat: bool = False
+    """Whether the input is what a user says, in the tokenizer's own chat template, and the target the assistant's turn."""
+    system: str | None = None
+    """With chat: what the system says first; None: what the template says by itself."""
+    max_length: int | None = None
+    """Longest input with its target (tokens); of a longer one columns lose their ends. None: what the model takes."""
+    max_target: int | None = None
+    """Longest target (tokens, the end token included); a longer one loses its end, and then is not learned to end. None: as long
+    as they are; one that leaves no room for an input is refused."""
+
+    def __post_init__(self) -> None:
+        if "{mask}" in self.pattern:
+            raise InputError(f"Text is written behind its pattern; leave {{mask}} out of {self.pattern!r}.")
+        parse_pattern(self.pattern + "{mask}")
+        for name in ("max_length", "max_target"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"{name} must be at least 1 token; found {value}.")
+        if self.system is not None and not self.chat:
+            raise InputError("system is a turn of a chat. Set chat=true, or write it into the pattern.")
+
+    def bind(
+        self, base: Base, labels: LabelSet, rng: Generator | None, task: Task | None = None, *, reserve: int = 0
+    ) -> "TextReading":
+        """See `Readout.bind`. Nothing here is random, so `rng` has no effect.
+
+        Raises:
+            InputError: columns that the data lacks, a target without the references, no end token.
+            UnsupportedError: a task of another kind, a model that writes no text, or a tokenizer without chat template.
+        """
+        if labels.kind != "generation":
+            raise UnsupportedError(
+                f'Text is for tasks whose answers are written (kind = "generation"); this is a task of {labels.kind}. Use Head '
+                "or Verbalizer."
+            )
+        if base.kind == "encoder" or not base.has_lm_head:
+            name, why = base.source or base.family.name, "fills gaps" if base.kind == "encoder" else "has no LM head"
+            raise UnsupportedError(f"{name} {why}, so it writes no text. Use a causal or an encoder-decoder model with LM head.")
+        pattern = parse_pattern(self.pattern + "{mask}")
+        pattern.check_columns(labels.columns)
+        causal, form = base.kind == "decoder", input_form(base)
+        end = chat_end(base.tokenizer) if self.chat else base.tokenizer.eos_token_id
+        if end is None:
+            raise InputError(f"The tokenizer of {base.source or base.family.name} has no end token, so no text could end.")
+        prompter: Prompter = AnswerPrompter(base.tokenizer, pattern)
+        if self.chat:
+            prompter = ChatPrompter(base.tokenizer, pattern, self.system)
+        elif causal:
+            prompter = CausalPrompter(base.tokenizer, pattern)
+        return TextReading(
+            readout=self,
+            label_set=labels,
+            form=form,
+            tokenizer=base.tokenizer,
+            prompter=prompter,
+            pattern=pattern,
+            target=self._target(pattern, labels.target, behind=causal and not self.chat),
+            end=int(end),
+            decoder=None if causal else decoder_start(base, form, "answer"),
+            limit=input_limit(base, self.max_length, reserve),
+        )
+
+    def _target(self, pattern: Pattern, column: str, *, behind: bool) -> Pattern:
+        """The target's pattern; with `behind` it follows the input's own text."""
+        text = self.target
+        if text is None:
+            text = (" " if behind and not pattern.edge[0].endswith((" ", "\n")) else "") + f"{{{column}}}"
+        target = parse_pattern(text + "{mask}")
+        if target.fields != (column,):
+            found = ", ".join(f"{{{name}}}" for name in target.fields) or "no column"
+            raise InputError(f"The target is a pattern of the references alone, such as ' {{{column}}}'; {text!r} has {found}.")
+        return target
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TextReading:
+    """Text bound to a base; see `Reading`."""
+
+    readout: Text
+    label_set: LabelSet
+    form: InputForm
+    tokenizer: PreTrainedTokenizerBase
+    prompter: Prompter
+    pattern: Pattern
+    target: Pattern
+    end: int
+    """The token that ends a target."""
+    decoder: tuple[int, ...] | None
+    """What a decoder is fed with before a target; None in causal models."""
+    limit: int
+    """Longest sequence (tokens)."""
+    every_word: bool = False
+    """Whether scores are the log-probabilities of all words, and not of the target's alone: some losses need them."""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """None."""
+        return ()
+
+    @property
+    def kind(self) -> TaskKind:
+        """generation."""
+        return self.label_set.kind
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """None: the LM head reads the last states."""
+        return ()
+
+    @property
+    def reads_lm_head(self) -> bool:
+        """The LM head writes."""
+        return True
+
+    @property
+    def virtual(self) -> bool:
+        """False: virtual tokens are never read."""
+        return False
+
+    def parameters(self) -> Mapping[str, Tensor]:
+        """None: the LM head belongs to the base."""
+        return {}
+
+    def with_parameters(self, tensors: Mapping[str, Tensor]) -> "TextReading":
+        """See `Reading.with_parameters`."""
+        check_parameters({}, tensors)
+        return self
+
+    def prompt(self) -> tuple[int, ...]:
+        """Nothing stands before the input."""
+        return ()
+
+    def variants(self) -> tuple["TextReading", ...]:
+        """Itself."""
+        return (self,)
+
+    def check_fit(self) -> None:
+        """What is written can always be trained."""
+
+    def over_all_words(self) -> "TextReading":
+        """The same reading with the log-probabilities of all words."""
+        return replace(self, every_word=True)
+
+    def encode(self, example: Example) -> Encoded:
+        """The input alone, as it is when something is to be written behind it."""
+        return self.input(example, 0)
+
+    def input(self, example: Example, room: int) -> Encoded:
+        """The input with at least `room` tokens left behind it.
+
+        Raises:
+            InputError: a column is missing, the text does not fit, or there is no token to begin with.
+        """
+        text = self._text(example, room)
+        return Encoded(sequences=(text.ids,), read=((len(text.ids) - 1,),), cut=text.cut, id=example.id)
+
+    def items(self, example: Example) -> tuple[Encoded, ...]:
+        """The input with each of its references.
+
+        Raises:
+            InputError: as `input`; no reference, or one that the tokenizer does not keep apart from the input, or that leaves no
+                room for it.
+        """
+        if not example.references:
+            raise InputError(f"Example {example.id!r} has no reference to learn to write. Use a labelled split.")
+        return tuple(self._item(example, reference) for reference in example.references)
+
+    def collate(self, items: Sequence[Encoded]) -> Batch:
+        """Encoded examples as one batch. Causal models begin to write behind the first state that is read."""
+        batch = collate(items, self.form)
+        return replace(batch, answer_N=batch.read_NP[:, 0] + 1) if self.decoder is None else batch
+
+    def scores(self, base: Base, states: States, batch: Batch, *, training: bool = False, normalised: bool = False) -> Tensor:
+        """log p of each target token of the batch, row after row (M, 1); with `every_word` of all words there (M, V).
+
+        They are log-probabilities, whether asked to be `normalised` or not, and there is no dropout of its own.
+        """
+        there_NP = batch.targets_NP >= 0
+        extra = virtual_tokens(states.last_NTH, batch, False)
+        states_MH = read_states(states.last_NTH, batch, extra)[there_NP]
+        if self.every_word:
+            return base.lm_logits(states_MH).float().log_softmax(-1)
+        return token_log_probabilities(base, states_MH, batch.targets_NP[there_NP])[:, None]
+
+    def _item(self, example: Example, reference: str) -> Encoded:
+        """The input with one reference."""
+        pieces = self._pieces(example, reference)
+        kept = pieces if self.readout.max_target is None else pieces[: self.readout.max_target]
+        start = () if self.decoder is None else self.decoder
+        if len(start) + len(kept) > self.limit or (self.decoder is None and len(kept) >= self.limit):
+            raise InputError(
+                f"A reference of example {example.id!r} has {len(kept)} tokens, and the model takes {self.limit} with the input. "
+                "Set max_target to cut references, or leave this example out."
+            )
+        text = self._text(example, len(kept))
+        if self.decoder is None:
+            sequence, decoder, first = text.ids + kept[:-1], None, len(text.ids) - 1
+        else:
+            sequence, decoder, first = text.ids, (start + kept[:-1],), len(start) - 1
+        return Encoded(
+            sequences=(sequence,),
+            decoder=decoder,
+            read=(tuple(range(first, first + len(kept))),),
+            targets=(kept,),
+            units=len(kept),
+            cut=text.cut + len(pieces) - len(kept),
+            id=example.id,
+        )
+
+    def _text(self, example: Example, room: int) -> Gapped:
+        """The input as tokens, cut so that `room` more fit."""
+        values = column_texts(example, self.pattern.fields)
+        limit = self.limit if self.decoder is not None else self.limit - room
+        text = tokenise_within(self.prompter.tokens, values, self.tokenizer, limit, marked=self.pattern.cut, name=example.id)
+        if not text.ids:
+            raise InputError(f"The input of example {example.id!r} is empty, and a model writes only behind something.")
+        return text
+
+    def _pieces(self, example: Example, reference: str) -> tuple[int, ...]:
+        """A target as tokens, with the end token."""
+        text = self.target.render({self.label_set.target: reference})[0]
+        if self.decoder is not None:
+            return (*plain_ids(self.tokenizer, text, target=True), self.end)
+        if self.readout.chat:
+            return (*plain_ids(self.tokenizer, text), self.end)
+        pieces = pieces_behind(self.tokenizer, self.pattern, text)
+        if pieces is None:
+            raise InputError(
+                f"The tokenizer writes a reference of example {example.id!r} together with what stands before it in "
+                f"{self.readout.pattern!r}. Begin the target with a space or a line break."
+            )
+        return (*pieces, self.end)
