@@ -15,6 +15,7 @@ from lmtailor.store.bank import Bank
 from lmtailor.store.folder import save_adapter
 from lmtailor.store.manifest import Manifest
 from lmtailor.store.native import Blueprint
+from lmtailor.store.outline import Outline
 from tests.edits.worn import apart, base_of
 from tests.store.adapters import logits, moved_adapter
 from tests.tiny import tiny_inputs
@@ -51,9 +52,9 @@ def test_registering_reads_no_tensor_and_finds_shapes_once(folders: list[Path], 
     made: list[Manifest] = []
     plain = Blueprint.of
 
-    def of(manifest: Manifest, base: Base) -> Blueprint:
+    def of(manifest: Manifest, base: Base, outline: Outline) -> Blueprint:
         made.append(manifest)
-        return plain(manifest, base)
+        return plain(manifest, base, outline)
 
     monkeypatch.setattr(Blueprint, "of", of)
     monkeypatch.setattr("lmtailor.store.native.read_tensors", lambda *_: pytest.fail("a tensor was read"))

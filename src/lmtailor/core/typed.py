@@ -82,6 +82,8 @@ def build(cls: type[T], values: object, place: Place) -> T:
 
 def _convert(value: object, hint: Any, place: Place, *, widen: bool = True) -> Any:
     """The value in the type `hint`. `widen`: whether an integer may become a float."""
+    if hint in (bool, int, float, str, type(None)):
+        return _convert_scalar(value, hint, place, widen)
     origin, args = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
         return _convert_union(value, args, place)
@@ -100,8 +102,6 @@ def _convert(value: object, hint: Any, place: Place, *, widen: bool = True) -> A
         if not isinstance(table, Mapping):
             raise _mismatch("a table", value, place)
         return {str(key): _convert(item, args[1], place / str(key), widen=widen) for key, item in table.items()}
-    if hint in (bool, int, float, str, type(None)):
-        return _convert_scalar(value, hint, place, widen)
     raise TypeError(f"Settings cannot hold values of type {hint} ({place}).")
 
 

@@ -120,9 +120,16 @@ def virtual_tokens(edits: Edits) -> int:
 
 
 def build_adapter(
-    base: Base, method: Method, readout: Readout | None, labels: LabelSet | None, rng: Generator | None, task: Task | None = None
+    base: Base,
+    method: Method,
+    readout: Readout | None,
+    labels: LabelSet | None,
+    rng: Generator | None,
+    task: Task | None = None,
+    *,
+    outline: Outline | None = None,
 ) -> Adapter:
-    """Edits and reading on a base; with rng=None all trained tensors are shapes without memory.
+    """Edits and reading on a base; with rng=None all trained tensors are shapes without memory, and an outline may be at hand.
 
     Raises:
         InputError: a readout without labels, or settings that do not fit.
@@ -146,19 +153,21 @@ def build_adapter(
         reading=reading,
         base_fingerprint=base.fingerprint,
         base_source=base.source,
-        outline=Outline.of(base),
+        outline=Outline.of(base) if outline is None else outline,
     )
 
 
-def outlined(base: Base, method: Method, readout: Readout | None, labels: LabelSet | None) -> Adapter:
-    """The adapter of a stranger's settings, as shapes without memory.
+def outlined(
+    base: Base, method: Method, readout: Readout | None, labels: LabelSet | None, outline: Outline | None = None
+) -> Adapter:
+    """The adapter of a stranger's settings, as shapes without memory; the base's outline is made if it is not at hand.
 
     Raises:
         AdapterFileError: they ask for tensors that cannot be.
         InputError, UnsupportedError: as `build_adapter`.
     """
     try:
-        return build_adapter(base, method, readout, labels, None)
+        return build_adapter(base, method, readout, labels, None, outline=outline)
     except (RuntimeError, OverflowError, TypeError) as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise AdapterFileError(f"Its settings ask for tensors that are larger than any can be ({first}).") from error

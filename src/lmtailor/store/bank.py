@@ -20,6 +20,7 @@ from lmtailor.store.adapter import Adapter, on_device, refuse_other_base
 from lmtailor.store.folder import about, load_adapter
 from lmtailor.store.manifest import Manifest
 from lmtailor.store.native import Blueprint, check_files, read_manifest, read_native
+from lmtailor.store.outline import Outline
 from lmtailor.store.place import MANIFEST, check_place
 
 SHELF = 64
@@ -78,7 +79,8 @@ class Bank(Mapping[str, Adapter]):
         """
         if memory < 1:
             raise InputError(f"memory is {memory}; a bank needs room for at least one adapter (bytes).")
-        catalogue()  # finds all methods, which is no part of the first registration
+        catalogue()  # finds all methods; it and the outline are what every adapter needs, and no part of the first registration
+        self._outline = Outline.of(base)
         self.base = base
         self.memory = memory
         self.resident = 0
@@ -177,7 +179,7 @@ class Bank(Mapping[str, Adapter]):
     def _blueprint(self, manifest: Manifest) -> Blueprint:
         key = Blueprint.key(manifest)
         if key not in self._blueprints:
-            self._blueprints[key] = Blueprint.of(manifest, self.base)
+            self._blueprints[key] = Blueprint.of(manifest, self.base, self._outline)
         return self._blueprints[key]
 
     def _shelf(self, adapter: Adapter, size: int) -> _Shelf:

@@ -18,8 +18,9 @@ from lmtailor.methods import method_class
 from lmtailor.readouts.registry import get_readout
 from lmtailor.store.adapter import Adapter, outlined
 from lmtailor.store.manifest import Manifest, TensorFiles
+from lmtailor.store.outline import Outline
 from lmtailor.store.peft.config import TENSORS
-from lmtailor.store.peft.form import peft_form, with_peft_tensors
+from lmtailor.store.peft.form import peft_tensors, with_peft_tensors
 from lmtailor.store.peft.task import TaskType
 from lmtailor.store.place import MANIFEST, inside
 from lmtailor.store.strict_json import read_json
@@ -41,13 +42,18 @@ class Blueprint:
     """Its files, with the names and shapes in each."""
 
     @classmethod
-    def of(cls, manifest: Manifest, base: Base) -> "Blueprint":
+    def of(cls, manifest: Manifest, base: Base, outline: Outline | None = None) -> "Blueprint":
         """That of an adapter.
+
+        Args:
+            manifest: the adapter's.
+            base: what it was made for.
+            outline: the base's, if it is at hand.
 
         Raises:
             AdapterFileError: the manifest and the base do not go together.
         """
-        shapes = _rebuilt(manifest, base)
+        shapes = _rebuilt(manifest, base, outline)
         return cls(shapes=shapes, files=_expected(shapes, manifest.tensors))
 
     @staticmethod
@@ -116,7 +122,7 @@ def _check_names(manifest: Manifest, blueprint: Blueprint) -> None:
         )
 
 
-def _rebuilt(manifest: Manifest, base: Base) -> Adapter:
+def _rebuilt(manifest: Manifest, base: Base, outline: Outline | None) -> Adapter:
     """The adapter that the manifest describes, as shapes without memory."""
     method = from_mapping(method_class(manifest.method.name), manifest.method.settings, path="method.settings")
     readout = None
@@ -124,7 +130,7 @@ def _rebuilt(manifest: Manifest, base: Base) -> Adapter:
         if manifest.labels is None:
             raise AdapterFileError("It has a readout but no labels.")
         readout = from_mapping(get_readout(manifest.readout.name), manifest.readout.settings, path="readout.settings")
-    adapter = outlined(base, method, readout, manifest.labels)
+    adapter = outlined(base, method, readout, manifest.labels, outline)
     if sites := set(manifest.sites) ^ {edit.site for edit in adapter.edits}:
         raise AdapterFileError(
             f"Its sites are not those that its method has on this base; they differ in {min(sites)!r}. It was changed by "
@@ -137,9 +143,9 @@ def _expected(adapter: Adapter, stored: TensorFiles) -> dict[str, dict[str, tupl
     """The files of an adapter, with the names and shapes in each."""
     if stored.layout == "native":
         return {NATIVE: {name: tuple(tensor.shape) for name, tensor in {**adapter.state, **adapter.fixed}.items()}}
-    form = peft_form(adapter, _task(stored))
-    files = {TENSORS: {name: tuple(tensor.shape) for name, tensor in form.tensors.items()}}
-    if form.task != "SEQ_CLS" and adapter.reading is not None and adapter.reading.parameters():
+    task = _task(stored)
+    files = {TENSORS: {name: tuple(tensor.shape) for name, tensor in peft_tensors(adapter, task).items()}}
+    if task != "SEQ_CLS" and adapter.reading is not None and adapter.reading.parameters():
         files[READOUT_FILE] = {name: tuple(tensor.shape) for name, tensor in adapter.reading.parameters().items()}
     return files
 

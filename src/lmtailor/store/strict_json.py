@@ -54,19 +54,25 @@ def parse_object(text: bytes) -> dict[str, Any]:
     return value
 
 
-def _check(whole: Any) -> None:
-    """See that nothing stands too deep, and that texts are texts. Not by recursion, which is what is to be bounded."""
-    rest = [(whole, 1)]
-    while rest:
-        value, depth = rest.pop()
-        if isinstance(value, str):
-            _check_text(value)
-        elif isinstance(value, dict | list):
-            if depth > DEPTH:
-                raise ValueError(f"it is nested more than {DEPTH} deep")
-            if isinstance(value, dict):
-                rest += [(key, depth) for key in value]
-            rest += [(item, depth + 1) for item in (value.values() if isinstance(value, dict) else value)]
+def _check(whole: dict[str, Any]) -> None:
+    """See that nothing stands too deep, and that texts are texts. Level by level, for recursion is what is to be bounded."""
+    level: list[Any] = [whole]
+    for _ in range(DEPTH):
+        inner: list[Any] = []
+        for value in level:
+            if type(value) is dict:
+                for key in value:
+                    _check_text(key)
+                value = value.values()
+            for item in value:
+                if type(item) is str:
+                    _check_text(item)
+                elif type(item) is dict or type(item) is list:
+                    inner.append(item)
+        if not inner:
+            return
+        level = inner
+    raise ValueError(f"it is nested more than {DEPTH} deep")
 
 
 def _check_text(text: str) -> None:
@@ -86,9 +92,9 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _integer(text: str) -> int:
-    if len(text) > 20 or abs(value := int(text)) >= 1 << 64:
+    if len(text) > 18 and (len(text) > 20 or abs(int(text)) >= 1 << 64):
         raise ValueError(f"the integer {text[:20]}… is larger than any that means something")
-    return value
+    return int(text)
 
 
 def _number(text: str) -> float:

@@ -48,9 +48,7 @@ def peft_form(adapter: Adapter, task: TaskType, base: Base | None = None) -> Pef
         UnsupportedError: PEFT has no form for it; the message says why.
     """
     outline, parts = outline_of(adapter), Parts.of(adapter)
-    kind = _kind_of(parts)
-    if task == "SEQ_CLS":
-        _check_pooling(adapter)
+    kind = _checked_kind(adapter, parts, task)
     target = Target(outline=outline, task=task, base=base)
     saved = (*head_modules(outline, _head(adapter, task)), *whole_modules(parts.modules, target)[0])
     own = kind.config(parts.own, replace(target, saved=saved))
@@ -66,6 +64,18 @@ def peft_form(adapter: Adapter, task: TaskType, base: Base | None = None) -> Pef
     }
     biases = {"bias": "all"} if parts.biases else {}
     return PeftForm(task=task, config={**config, **own, **biases}, tensors=_tensors(parts, kind, target))
+
+
+def peft_tensors(adapter: Adapter, task: TaskType) -> dict[str, Tensor]:
+    """The tensors of `peft_form` alone, for a base that is not at hand; raises like it for what no tensors can hold."""
+    parts = Parts.of(adapter)
+    return _tensors(parts, _checked_kind(adapter, parts, task), Target(outline=outline_of(adapter), task=task))
+
+
+def _checked_kind(adapter: Adapter, parts: Parts, task: TaskType) -> PeftKind:
+    if task == "SEQ_CLS":
+        _check_pooling(adapter)
+    return _kind_of(parts)
 
 
 def _head(adapter: Adapter, task: TaskType) -> Mapping[str, Tensor]:
