@@ -127,7 +127,7 @@ def _show(comparison: "Comparison") -> None:
     if comparison.winner is None:
         raise TrainingError(f"Every run failed; the reasons are above, and in {comparison.folder}.")
     say.result()
-    say.fields({"report": str(report)})
+    say.fields({"report": str(report), **{f"sensitivity on {study.base}": study.said for study in comparison.studies}})
     commands = comparison.commands()
     if commands is not None:
         say.result(f"\nTo use {commands.cell} (seed {commands.seed}):\n")

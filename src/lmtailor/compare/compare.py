@@ -24,6 +24,7 @@ from lmtailor.compare.recommend import Recommendation, recommend
 from lmtailor.compare.report.page import make_page
 from lmtailor.compare.run import budgeted, kept_run, run_plan
 from lmtailor.compare.sizes import check_sizes
+from lmtailor.compare.study import Study, check_study, kept_studies, run_studies
 from lmtailor.compare.table import show
 from lmtailor.core.errors import InputError
 from lmtailor.core.files import alone, write_text
@@ -39,6 +40,8 @@ class Comparison:
     """Where everything is kept, as the caller wrote it."""
     about: About
     runs: tuple[Run, ...]
+    studies: tuple[Study, ...] = ()
+    """Of sensitivity, if the plan asks for it: one a base."""
 
     @cached_property
     def leaderboard(self) -> Leaderboard:
@@ -84,7 +87,10 @@ class Comparison:
             InputError: it cannot be written.
         """
         file = self.folder / "report.html" if path is None else Path(path)
-        page = make_page(self.leaderboard, self.runs, self.recommendation, folder=self.folder, example=self._example)
+        studies = [study.shown(number, file) for number, study in enumerate(self.studies, start=1)]
+        page = make_page(
+            self.leaderboard, self.runs, self.recommendation, folder=self.folder, example=self._example, studies=studies
+        )
         write_text(file, page)
         return file
 
@@ -146,6 +152,7 @@ def compare(
     seen = budgeted(task, chosen.budget, chosen.cells[0].seeds[0])
     split = _ranking_split(seen)
     check_sizes(chosen.cells, seen, chosen.budget)
+    check_study(chosen, seen)
     used = _used_bases(chosen, given)
     named = {name: one.source for name, one in given.items()} | {name: one.source for name, one in sources.items()}
     about = _about(chosen, seen, split, {name: source for name, source in named.items() if name in used})
@@ -157,7 +164,9 @@ def compare(
         for text in about.notes:
             reporter.warn(text)
         runs = run_plan(chosen, loaders, task, folder, about=about, runner=runner, reporter=reporter, retry=retry)
-    return Comparison(folder=folder.path, about=about, runs=tuple(runs))
+        spent = sum(run.record.seconds for run in runs)
+        studies = run_studies(chosen, loaders, task, folder, about, reporter, spent=spent)
+    return Comparison(folder=folder.path, about=about, runs=tuple(runs), studies=tuple(studies))
 
 
 def open_comparison(folder: str | Path) -> Comparison:
@@ -169,7 +178,7 @@ def open_comparison(folder: str | Path) -> Comparison:
     place = Folder(Path(folder))
     about = place.about()
     runs = [run for one in place.runs(about) if (run := kept_run(one)) is not None]
-    return Comparison(folder=place.path, about=about, runs=tuple(runs))
+    return Comparison(folder=place.path, about=about, runs=tuple(runs), studies=tuple(kept_studies(place, about)))
 
 
 def _task(plan: Plan | None, task: Task | None) -> Task:
@@ -187,6 +196,7 @@ def _used_bases(plan: Plan, given: Iterable[str]) -> set[str]:
         InputError: one of those that are given is not among them.
     """
     used = {cell.base for cell in plan.cells if cell.base is not None}
+    used |= set(() if plan.sensitivity is None else plan.sensitivity.bases)
     idle = next((name for name in given if name not in used), None)
     if idle is not None:
         raise InputError(
@@ -241,6 +251,7 @@ def _about(plan: Plan, task: Task, split: str, bases: Mapping[str, str]) -> Abou
         baseline=baseline,
         reference=plan.reference_cell,
         positions=all_positions(plan.cells),
+        studies=() if plan.sensitivity is None else plan.sensitivity.bases,
     )
 
 

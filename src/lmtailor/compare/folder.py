@@ -2,6 +2,7 @@
 
     comparison.json               the task and the order of the cells, for reports made later
     report.html
+    sensitivity/BASE/             sensitivity.json, report.html and points of the plan's study on a base; or error.txt
     runs/CELL/seed-N/
         settings.json             the hash of the settings, written before the run begins
         record.json               written when the run has ended; without it the run was interrupted
@@ -76,6 +77,8 @@ class About:
     """The cell that others are tested against; None: the best."""
     positions: Mapping[str, tuple[Position, ...]] = field(default_factory=dict)
     """Cell → on which curves it is a point, if on any."""
+    studies: tuple[str, ...] = ()
+    """Bases on which the plan has a study of sensitivity."""
 
     @property
     def smaller(self) -> frozenset[str]:
@@ -164,6 +167,10 @@ class Folder:
     def run(self, cell: str, seed: int) -> RunFolder:
         """The folder of one run."""
         return RunFolder(self.path / "runs" / slug(cell) / f"seed-{seed}")
+
+    def study(self, base: str) -> Path:
+        """The folder of the study of sensitivity on a base."""
+        return self.path / "sensitivity" / slug(base)
 
     def write_about(self, about: About) -> None:
         """Keep what is compared."""

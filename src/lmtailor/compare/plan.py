@@ -16,6 +16,7 @@ from lmtailor.readouts.head import Head
 from lmtailor.readouts.registry import READOUTS, readout_name
 from lmtailor.readouts.text import Text
 from lmtailor.readouts.verbalizer import Verbalizer
+from lmtailor.strategies.sensitivity import Sensitivity
 from lmtailor.strategies.strategy import Strategy
 
 MAJORITY = "majority"
@@ -168,6 +169,22 @@ class Cell:
 
 
 @dataclass(frozen=True, kw_only=True)
+class StudyPlan:
+    """A study of sensitivity beside the cells: how far prompted answers depend on template, demonstrations and their order."""
+
+    bases: tuple[str, ...] = ()
+    """Names of the bases that are asked; empty: the only one there is."""
+    prompts: tuple[str, ...] = ()
+    """Names of the task's patterns and templates; empty: all."""
+    settings: Sensitivity = field(default_factory=Sensitivity)
+
+    def __post_init__(self) -> None:
+        for name, given in (("base", self.bases), ("prompts", self.prompts)):
+            if len(set(given)) < len(given):
+                raise InputError(f"sensitivity.{name} names something twice: {list(given)}. Name each once.")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Plan:
     """What to compare."""
 
@@ -185,6 +202,8 @@ class Plan:
     """Whether the cell that always gives the same answer is added where no cell is it."""
     batch_size: int = 32
     """Examples a batch in prediction."""
+    sensitivity: StudyPlan | None = None
+    """Run besides, after the cells."""
 
     def __post_init__(self) -> None:
         if not self.cells:
@@ -226,12 +245,13 @@ class Plan:
         return replace(self, cells=(*self.cells, Cell(name=name, readout=Majority(), seeds=(0,))))
 
     def resolved(self, bases: Mapping[str, object]) -> "Plan":
-        """The plan in which every cell that needs a base names one of these.
+        """The plan in which every cell that needs a base, and the study, names one of these.
 
         Raises:
-            InputError: there is no such base, or there are several and a cell names none.
+            InputError: there is no such base, or there are several and none is named.
         """
-        return replace(self, cells=tuple(_with_base(cell, bases) for cell in self.cells))
+        study = None if self.sensitivity is None else _study_with_base(self.sensitivity, bases)
+        return replace(self, cells=tuple(_with_base(cell, bases) for cell in self.cells), sensitivity=study)
 
     def runs(self) -> Iterator[tuple[Cell, int]]:
         """Cells with seeds: base by base, since bases are large; within a base every cell once before any a second time.
@@ -256,3 +276,12 @@ def _with_base(cell: Cell, bases: Mapping[str, object]) -> Cell:
     if cell.base not in bases:
         raise InputError(f"The cell {cell.name} is on the base {cell.base!r}, which is not there. {near(cell.base, bases)}")
     return cell
+
+
+def _study_with_base(study: StudyPlan, bases: Mapping[str, object]) -> StudyPlan:
+    if not study.bases and len(bases) != 1:
+        raise InputError(f"[sensitivity] names no base, and there are {len(bases)}: {', '.join(bases) or 'none'}. Name one.")
+    unknown = next((name for name in study.bases if name not in bases), None)
+    if unknown is not None:
+        raise InputError(f"[sensitivity] is on the base {unknown!r}, which is not there. {near(unknown, bases)}")
+    return study if study.bases else replace(study, bases=tuple(bases))

@@ -51,6 +51,15 @@ sweep = { "method.length" = [1, 5, 10] } # of method, readout, training or strat
 sizes = []                               # here all of train; a cell's own sizes stand before the plan's
 name = "prefix, {method.length} tokens"  # else "prefix · head · length 5"; likewise {examples}
 
+[sensitivity]                            # optional: besides, the prompts of the card on the split that ranks
+base = "smollm2"                         # or a list; not needed where there is only one
+prompts = ["was", "told"]                # names of the card's patterns and templates; all if none are named
+k = 4                                    # and sets, orders, seeds, calibration, limit, …: settings of the study
+sets = 10
+
+The study asks the same documents behind every template, set of demonstrations and order, before and after calibration; its boxes
+stand in the report, its record in sensitivity/BASE. Points that were measured before are not measured again.
+
 A cell with sizes is several cells, "LoRA · 50 examples" and so on. The leaderboard ranks each route at its largest size, and
 a picture shows all of them. What is neither trained nor drawn, such as a prompt without demonstrations, runs once. Then
 `reference` may be "LoRA", which is its cell with the largest size.
@@ -65,14 +74,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lmtailor.compare.plan import Budget, Plan
+from lmtailor.compare.plan import Budget, Plan, StudyPlan
 from lmtailor.compare.plan_cells import CellReader
 from lmtailor.compare.plan_entries import ENTRIES, Entries, within
 from lmtailor.core.errors import InputError, near
 from lmtailor.core.settings import apply_overrides, from_mapping
 from lmtailor.core.typed import found
+from lmtailor.strategies.sensitivity import Sensitivity
 
 _CELLS = "cells"
+_STUDY = "sensitivity"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +131,7 @@ def plan_from_mapping(values: Mapping[str, object], *, folder: Path = Path(), so
     Raises:
         InputError: something is unknown or does not fit.
     """
-    known = (*_Top.__dataclass_fields__, *ENTRIES, _CELLS)
+    known = (*_Top.__dataclass_fields__, *ENTRIES, _CELLS, _STUDY)
     for key in values:
         if key not in known:
             raise InputError(f"{key}{within(source)} is not a key of a plan. {near(key, known)}")
@@ -141,5 +152,31 @@ def plan_from_mapping(values: Mapping[str, object], *, folder: Path = Path(), so
         reference=top.reference,
         baseline=top.baseline,
         batch_size=top.batch_size,
+        sensitivity=_study(values[_STUDY], entries) if _STUDY in values else None,
     )
     return plan.resolved(entries.bases) if entries.bases else plan
+
+
+@dataclass(frozen=True, kw_only=True)
+class _StudyTop:
+    """The keys of the study that are no settings of it."""
+
+    base: str | tuple[str, ...] = ()
+    prompts: tuple[str, ...] = ()
+
+
+def _study(value: object, entries: Entries) -> StudyPlan:
+    """The study of sensitivity; its table has the study's own settings beside base and prompts."""
+    table = entries.table(value, _STUDY)
+    known = (*_StudyTop.__dataclass_fields__, *Sensitivity.__dataclass_fields__)
+    for key in table:
+        if key not in known:
+            raise InputError(f"{_STUDY}.{key}{within(entries.source)} is not a setting of the study. {near(key, known)}")
+    own = {key: item for key, item in table.items() if key in _StudyTop.__dataclass_fields__}
+    top = from_mapping(_StudyTop, own, path=_STUDY, source=entries.source)
+    rest = {key: item for key, item in table.items() if key not in own}
+    return StudyPlan(
+        bases=(top.base,) if isinstance(top.base, str) else top.base,
+        prompts=top.prompts,
+        settings=from_mapping(Sensitivity, rest, path=_STUDY, source=entries.source),
+    )

@@ -67,8 +67,12 @@ class Reporter:
 
     def started(self, cell: str, seed: int) -> None:
         """A run begins."""
+        self.began(f"{cell}, seed {seed}")
+
+    def began(self, name: str) -> None:
+        """Something begins, of which `tick` tells how far it is."""
         self._flush()
-        self._name, self._said = f"{cell}, seed {seed}", time.monotonic()
+        self._name, self._said = name, time.monotonic()
         if self._progress is not None:
             self._progress.update(self._one, description=self._name, completed=0, total=1, unit="", visible=True)
 

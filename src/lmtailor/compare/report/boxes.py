@@ -20,7 +20,7 @@ _HUES: dict[Side, Literal["hue-baseline", "accent"]] = {"before": "hue-baseline"
 _TITLES: dict[Side, str] = {"before": "Before calibration", "after": "After calibration"}
 
 
-def boxes_picture(record: SensitivityRecord, side: Side, order: Sequence[str], chance: float) -> Picture:
+def boxes_picture(record: SensitivityRecord, side: Side, order: Sequence[str], chance: float, *, within: str = "") -> Picture:
     """A row a template and one for all. The same rows and the same axis on both sides, so that they can be compared.
 
     Args:
@@ -28,11 +28,12 @@ def boxes_picture(record: SensitivityRecord, side: Side, order: Sequence[str], c
         side: before or after calibration.
         order: the templates' names from the top.
         chance: the score of always the same answer, which is drawn as a line.
+        within: start of the picture's name, where a page has several studies.
     """
     name = metric_name(record.metric)
     rows = [record.summary(side, template) for template in order] + [record.summary(side)]
     return make_picture(
-        f"boxes-{side}",
+        f"{within}boxes-{side}",
         title=_TITLES[side] if len(record.sides) > 1 else "By template",
         alt=f"{name}{f' {side} calibration' if len(record.sides) > 1 else ''}: " + "; ".join(map(_said, rows)) + ".",
         caption=f"A dot is one set of demonstrations in one order. A box goes from the lower to the upper quartile of the dots' "

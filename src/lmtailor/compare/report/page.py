@@ -18,6 +18,7 @@ from lmtailor.compare.report.designs import design_pictures
 from lmtailor.compare.report.domains import domains_picture
 from lmtailor.compare.report.parameters import parameters_picture
 from lmtailor.compare.report.shell import render_page
+from lmtailor.compare.report.study import ShownStudy
 
 _SHAPES = {
     "o": "M-5 0a5 5 0 1 0 10 0a5 5 0 1 0-10 0",
@@ -56,7 +57,13 @@ class _Line:
 
 
 def make_page(
-    board: Leaderboard, runs: Sequence[Run], recommendation: Recommendation, *, folder: Path, example: Sequence[str]
+    board: Leaderboard,
+    runs: Sequence[Run],
+    recommendation: Recommendation,
+    *,
+    folder: Path,
+    example: Sequence[str],
+    studies: Sequence[ShownStudy] = (),
 ) -> str:
     """The report as HTML.
 
@@ -66,6 +73,7 @@ def make_page(
         recommendation: what to take.
         folder: of the comparison, as the user wrote it; commands name it.
         example: a text for the commands, or the two of a pair.
+        studies: of sensitivity, which stand after the pictures.
     """
     shown = list(dict.fromkeys(cell for cell in (recommendation.cell, None if board.best is None else board.best.cell) if cell))
     taken = board.row(recommendation.cell) if recommendation.cell is not None else None
@@ -89,6 +97,7 @@ def make_page(
         "pictures": _pictures(board, runs, recommendation, shown),
         "confusions": _confusions(board, runs, shown),
         "confusion_caption": _confusion_caption(board, shown),
+        "studies": studies,
         "failures": board.failed_cells(),
         "against": [
             (row.cell, signed(test.difference), interval(test.low, test.high), p_value(test.p))

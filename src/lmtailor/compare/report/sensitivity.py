@@ -9,6 +9,7 @@ import numpy as np
 
 from lmtailor.compare.numbers import grouped, interval, metric_name, p_value, score, signed
 from lmtailor.compare.report.boxes import ALL, boxes_picture
+from lmtailor.compare.report.canvas import Picture
 from lmtailor.compare.report.shell import render_page
 from lmtailor.core.files import write_text
 from lmtailor.strategies.sensitivity_record import Difference, SensitivityRecord, Summary
@@ -33,8 +34,7 @@ class _Line:
 
 def sensitivity_page(record: SensitivityRecord) -> str:
     """The page as HTML. It needs no network and holds all that it shows."""
-    order = sorted(record.templates, key=lambda name: -record.summary("before", name).median)
-    chance = constant_score(record)
+    order = _order(record)
     changes = {change.first: change for change in record.by_calibration()}
     tests = record.between_templates(record.sides[-1])
     return render_page(
@@ -43,9 +43,9 @@ def sensitivity_page(record: SensitivityRecord) -> str:
             "record": record,
             "metric": metric_name(record.metric),
             "title": f"{record.task}: {_counted(record.templates, 'template')}, {_counted(record.points, 'prompt')}",
-            "lede": _lede(record),
+            "lede": sensitivity_lede(record),
             "facts": _facts(record),
-            "pictures": [boxes_picture(record, side, order, chance) for side in record.sides],
+            "pictures": sensitivity_pictures(record),
             "lines": [*(_line(record, name, changes.get(name)) for name in order), _line(record, None, None)],
             "tests": [_test(test) for test in tests],
             "significant": sum(test.adjusted < LEVEL for test in tests),
@@ -77,7 +77,19 @@ def _counted(things: Sized, name: str) -> str:
     return f"{len(things)} {name}{'' if len(things) == 1 else 's'}"
 
 
-def _lede(record: SensitivityRecord) -> str:
+def sensitivity_pictures(record: SensitivityRecord, *, within: str = "") -> list[Picture]:
+    """The boxes of each side. `within` begins their names, where a page has several studies."""
+    order, chance = _order(record), constant_score(record)
+    return [boxes_picture(record, side, order, chance, within=within) for side in record.sides]
+
+
+def _order(record: SensitivityRecord) -> list[str]:
+    """The templates, the best first."""
+    return sorted(record.templates, key=lambda name: -record.summary("before", name).median)
+
+
+def sensitivity_lede(record: SensitivityRecord) -> str:
+    """What came out, in a sentence or two."""
     name, before = metric_name(record.metric), record.summary("before")
     text = (
         f"The same {grouped(len(record.reference))} documents of {record.split} behind {_counted(record.points, 'prompt')}: "
