@@ -172,7 +172,7 @@ def test_a_card_of_a_dataset(folder: Path) -> None:
         ),
         (("[files]", '[ood.dev]\nfile = "train.csv"\n[files]'), "'dev' cannot name an out-of-domain set"),
         (('train = "train.csv"\ntest = "data/test.csv"', ""), "The task films has no data"),
-        (('1 = "positive"', ""), r"train\.csv: the label '1' \(2 rows\) is not in the label map"),
+        (('1 = "positive"', ""), r"train\.csv: the label '1' \(2 times, lines 2, 4\) is not in the label map"),
     ],
 )
 def test_what_is_refused(folder: Path, change: tuple[str, str], message: str) -> None:

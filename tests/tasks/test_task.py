@@ -105,7 +105,7 @@ def test_a_test_split_alone_is_enough_for_zero_shot() -> None:
         ),
         ({"labels": ["neg", "poss"]}, r"\(train\) has the label 'pos' \(2 rows\), not among the labels.*Did you mean poss"),
         ({"labels": ["neg", "pos", "neg"]}, "'neg' stands twice"),
-        ({"label_map": {"pos": "p"}}, r"the label 'neg' \(1 row\) is not in the label map"),
+        ({"label_map": {"pos": "p"}}, r"the label 'neg' \(row 2\) is not in the label map"),
         ({"train": TRAIN[:1]}, r"All 1 examples of train \(train records\) have the label 'pos': nothing can be learned"),
         ({"train": None, "dev": DEV[:1]}, "at least two labels; found \\['pos'\\]"),
         ({"text": ["s", "s"]}, "two for a pair"),

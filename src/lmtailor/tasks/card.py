@@ -49,12 +49,12 @@ from pathlib import Path
 
 from lmtailor.core.errors import InputError, near
 from lmtailor.core.settings import apply_overrides, from_mapping
-from lmtailor.tasks.build import STANDARD, Part, Schema
 from lmtailor.tasks.example import TaskKind
 from lmtailor.tasks.formats.hub import read_dataset
 from lmtailor.tasks.formats.text import read_text
 from lmtailor.tasks.prompt import Prompt
 from lmtailor.tasks.read import Format, read_table
+from lmtailor.tasks.schema import STANDARD, Part, Schema
 from lmtailor.tasks.table import Table
 from lmtailor.tasks.task import Task
 from lmtailor.tasks.templates.collection import read_templates

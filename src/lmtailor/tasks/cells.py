@@ -1,12 +1,19 @@
 """Cells of a table as texts and labels, with the rows named where they are neither."""
 
 import math
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from lmtailor.core.errors import DataError, near
 from lmtailor.tasks.example import TaskKind
 from lmtailor.tasks.table import Table
+
+_SPACES = re.compile(r"[ \t\r\n]+")
+"""What stands between words; a no-break space does not."""
+
+_SHOWN = 80
+"""Characters of a cell that a message shows."""
 
 
 def text_cells(table: Table, column: str, *, required: bool) -> list[str]:
@@ -78,23 +85,77 @@ def reference_cells(table: Table, column: str) -> list[tuple[str, ...]]:
     return texts
 
 
+def word_cells(table: Table, column: str, what: str) -> list[tuple[str, ...]]:
+    """The words, or their tags, of each row: what stands between the spaces of a text, or the items of a list.
+
+    Whitespace inside an item of a list becomes a no-break space, since a space ends a word.
+
+    Args:
+        table: where the column is.
+        column: its name.
+        what: "words" or "tags", for messages. Tags hold no whitespace of any kind.
+
+    Raises:
+        DataError: the column is not there; a row has no words or an empty one; a cell is neither text nor a list of texts or
+            numbers; a tag holds whitespace.
+    """
+    cells = table.column(column)
+    found = [_items(cell) for cell in cells]
+    bad = [row for row, own in enumerate(found) if not own or not all(own)]
+    if bad:
+        raise DataError(
+            f"{table.source}: {len(bad)} of {table.size} rows have no {what}, or an empty one, in column {column!r} "
+            f"({table.where(bad)}; the first is {_short(cells[bad[0]])}). Write {what} with one space between, or as a list."
+        )
+    broken = [row for row, own in enumerate(found) if not all(map(_is_unicode, own))]
+    if broken:
+        raise DataError(f"{table.source}: column {column!r} holds surrogates, which are no characters, in {table.where(broken)}.")
+    spaced = [row for row, own in enumerate(found) if what == "tags" and any(len(item.split()) > 1 for item in own)]
+    if spaced:
+        raise DataError(f"{table.source}: tags in column {column!r} hold whitespace, in {table.where(spaced)}. Tags have none.")
+    return found
+
+
+def _items(cell: object) -> tuple[str, ...]:
+    """The words of a cell; nothing where it is no cell of words."""
+    if isinstance(cell, str):
+        return tuple(item for item in _SPACES.split(cell) if item)
+    if isinstance(cell, list | tuple) and all(isinstance(item, str | int) for item in cell):
+        return tuple("\u00a0".join(_written(item).split()) for item in cell)
+    return ()
+
+
+def _short(cell: object) -> str:
+    shown = repr(cell)
+    return shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]} …"
+
+
 def _names(table: Table, column: str, cells: Sequence[object], label_map: Mapping[str, str]) -> list[str]:
     odd = [row for row, cell in enumerate(cells) if not isinstance(cell, str | int | float)]
     if odd:
         raise DataError(
             f"{table.source}: column {column!r} holds {type(cells[odd[0]]).__name__}, not labels, in {table.where(odd)}."
         )
-    names = [_written(cell).strip() for cell in cells]
+    return [name for (name,) in mapped(table, [(_written(cell).strip(),) for cell in cells], label_map)]
+
+
+def mapped(table: Table, names: Sequence[tuple[str, ...]], label_map: Mapping[str, str]) -> list[tuple[str, ...]]:
+    """The labels of each row through the label map; an empty map leaves them as they are.
+
+    Raises:
+        DataError: a label is not in the map.
+    """
     if not label_map:
-        return names
-    strange = Counter(name for name in names if name not in label_map)
+        return list(names)
+    strange = Counter(name for own in names for name in own if name not in label_map)
     if strange:
         name, count = strange.most_common(1)[0]
+        rows = [row for row, own in enumerate(names) if name in own]
         raise DataError(
-            f"{table.source}: the label {name!r} ({count} row{'s' if count > 1 else ''}) is not in the label map. "
-            f"{near(name, label_map)} Add it, also where it keeps its name."
+            f"{table.source}: the label {name!r} ({f'{count} times, ' if count > 1 else ''}{table.where(rows)}) is not in the "
+            f"label map. {near(name, label_map)} Add it, also where it keeps its name."
         )
-    return [label_map[name] for name in names]
+    return [tuple(label_map[name] for name in own) for own in names]
 
 
 def _numbers(table: Table, column: str, cells: Sequence[object]) -> list[float]:

@@ -1,26 +1,53 @@
 """A data file as a table, whatever its format."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol, get_args
 
 from lmtailor.core.errors import InputError
+from lmtailor.tasks.formats.conll import read_conll
+from lmtailor.tasks.formats.conllu import read_conllu
 from lmtailor.tasks.formats.delimited import read_delimited
 from lmtailor.tasks.formats.jsonl import read_jsonl
 from lmtailor.tasks.formats.parquet import read_parquet
 from lmtailor.tasks.table import Table
 
-FormatName = Literal["csv", "tsv", "jsonl", "parquet"]
+FormatName = Literal["csv", "tsv", "json", "jsonl", "parquet", "conllu", "conll"]
 
 SUFFIXES: dict[str, FormatName] = {
     ".csv": "csv",
     ".tsv": "tsv",
     ".tab": "tsv",
+    ".json": "json",
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
     ".parquet": "parquet",
     ".pq": "parquet",
+    ".conllu": "conllu",
+    ".conll": "conll",
 }
+"""Suffix -> format. Before them all but Parquet may be packed: ".csv.gz"."""
+
+
+_OPTIONS: Mapping[FormatName, tuple[str, ...]] = {
+    "csv": ("encoding", "delimiter", "header", "quoting"),
+    "tsv": ("encoding", "delimiter", "header", "quoting"),
+    "jsonl": ("encoding",),
+    "parquet": (),
+    "conllu": ("encoding",),
+    "conll": ("encoding", "delimiter", "header"),
+}
+"""The options that each format has."""
+
+
+class _Reader(Protocol):
+    """A reader whose format has no option but the encoding."""
+
+    def __call__(self, path: Path, *, encoding: str) -> Table: ...
+
+
+_READERS: Mapping[FormatName, _Reader] = {"jsonl": read_jsonl, "conllu": read_conllu}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,11 +59,30 @@ class Format:
     encoding: str = "utf-8"
     """Of text files. A byte order mark is dropped."""
     delimiter: str | None = None
-    """Of CSV and TSV; None: a comma, or a tab for TSV."""
+    """Of CSV, TSV and CoNLL; None: a comma for CSV, a tab for the others."""
     header: tuple[str, ...] | None = None
-    """Names of the columns of a CSV or TSV file whose first line is data."""
+    """Names of the columns of a CSV or TSV file whose first line is data, and of a CoNLL file; None in the latter: text, tags."""
     quoting: bool = True
     """Whether double quotes enclose fields of CSV and TSV; False: they are plain characters."""
+
+
+def format_of(path: Path, form: Format | None = None) -> FormatName:
+    """The format of a data file: what `form` says, or else by its suffix.
+
+    Raises:
+        InputError: neither says.
+    """
+    if form is not None and form.format is not None:
+        return form.format
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    packed = suffixes[-1:] == [".gz"]
+    kind = SUFFIXES.get(next(iter(suffixes[-2:-1] if packed else suffixes[-1:]), ""))
+    if kind is None or (packed and "encoding" not in _OPTIONS[kind]):
+        names = get_args(FormatName)
+        raise InputError(
+            f"{path} has no known suffix ({', '.join(SUFFIXES)}). Rename it, or set format to one of {', '.join(names)}."
+        )
+    return kind
 
 
 def read_table(path: Path, form: Format | None = None) -> Table:
@@ -47,18 +93,20 @@ def read_table(path: Path, form: Format | None = None) -> Table:
         DataError: a file that is empty, damaged or not what the format says; see the format's reader.
     """
     form = form or Format()
-    kind = form.format or SUFFIXES.get(path.suffix.lower())
     if not path.is_file():
         found = "it is a folder" if path.is_dir() else "there is no such file"
         raise InputError(f"Cannot read {path}: {found}.")
-    if kind is None:
-        known = ", ".join(SUFFIXES)
-        raise InputError(f'{path} has no known suffix ({known}). Rename it, or set format = "csv", "tsv", "jsonl" or "parquet".')
+    kind = format_of(path, form)
+    default = Format()
+    for option in ("encoding", "delimiter", "header", "quoting"):
+        if option not in _OPTIONS[kind] and getattr(form, option) != getattr(default, option):
+            raise InputError(f"{path}: {kind} files have no option {option}. Leave it out.")
+    tab = "\t" if form.delimiter is None else form.delimiter
     if kind in ("csv", "tsv"):
-        delimiter = form.delimiter if form.delimiter is not None else {"csv": ",", "tsv": "\t"}[kind]
+        delimiter = "," if form.delimiter is None and kind == "csv" else tab
         return read_delimited(path, delimiter=delimiter, encoding=form.encoding, header=form.header, quoting=form.quoting)
-    refused = {"delimiter": form.delimiter is not None, "header": form.header is not None, "quoting": not form.quoting}
-    refused["encoding"] = kind == "parquet" and form.encoding != "utf-8"
-    for option in [option for option, given in refused.items() if given]:
-        raise InputError(f"{path}: {kind} files have no option {option}. Leave it out.")
-    return read_jsonl(path, encoding=form.encoding) if kind == "jsonl" else read_parquet(path)
+    if kind == "conll":
+        return read_conll(path, delimiter=tab, encoding=form.encoding, header=form.header)
+    if kind == "parquet":
+        return read_parquet(path)
+    return _READERS[kind](path, encoding=form.encoding)

@@ -7,13 +7,15 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from lmtailor.core.errors import InputError, near
-from lmtailor.tasks.build import STANDARD, Part, Schema, build_splits
+from lmtailor.tasks.build import build_splits
 from lmtailor.tasks.example import TEXT_KINDS, Example, Split, TaskKind
 from lmtailor.tasks.few_shot import Shots, few_shot_splits
 from lmtailor.tasks.metrics import get_metric
+from lmtailor.tasks.metrics.direction import choosing_metric
 from lmtailor.tasks.metrics.text.table import PERPLEXITY, get_text_metric
 from lmtailor.tasks.overlap import overlap_notes
 from lmtailor.tasks.prompt import Prompt, named
+from lmtailor.tasks.schema import STANDARD, Part, Schema
 from lmtailor.tasks.table import table_of_records
 from lmtailor.tasks.templates.convert import Shape, plain_prompt, rendered
 from lmtailor.tasks.templates.template import JinjaTemplate
@@ -110,7 +112,7 @@ class Task:
     @property
     def choosing(self) -> str:
         """The metric that chooses checkpoints and candidates on dev: the first; of texts that are written, perplexity."""
-        return PERPLEXITY if self.kind == "generation" else self.metrics[0]
+        return choosing_metric(self.kind, self.metrics)
 
     @property
     def num_outputs(self) -> int:

@@ -1,5 +1,8 @@
-"""Which way a metric points."""
+"""Which way a metric points, and which one chooses."""
 
+from collections.abc import Sequence
+
+from lmtailor.tasks.example import TaskKind
 from lmtailor.tasks.metrics.metric import METRICS, get_metric
 from lmtailor.tasks.metrics.text.table import PERPLEXITY, get_text_metric
 
@@ -13,3 +16,8 @@ def greater_is_better(name: str) -> bool:
     if name == PERPLEXITY:
         return False
     return (get_metric(name) if name in METRICS else get_text_metric(name)).greater_is_better
+
+
+def choosing_metric(kind: TaskKind, metrics: Sequence[str]) -> str:
+    """The metric that chooses checkpoints and candidates on dev: the first; of texts that are written, perplexity."""
+    return PERPLEXITY if kind == "generation" else metrics[0]
