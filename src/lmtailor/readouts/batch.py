@@ -28,13 +28,17 @@ class Encoded:
     read: tuple[tuple[int, ...], ...]
     """For each sequence the positions whose states are read; none where all tokens are pooled."""
     targets: tuple[tuple[int, ...], ...] = ()
-    """For each sequence the token ids that are expected at `read`; () where none are."""
+    """For each sequence what is expected: the token ids at `read`, the number of each word's tag, or of a span the places in
+    `read` of its first and its last token; () where nothing is known."""
     decoder: tuple[tuple[int, ...], ...] | None = None
     """Encoder-decoders: what the decoder is fed with beside each sequence; None feeds the sequence, shifted right by one.
     `read` counts the decoder's tokens."""
     label: Label = None
     units: int = 1
-    """How many answers its loss is the sum of: target tokens of a text that is written, else 1."""
+    """How many rows of scores it has, each with a loss of its own: target tokens of a text that is written, words that get a tag,
+    two ends of a span, else 1."""
+    divisors: tuple[float, ...] = ()
+    """For each sequence a number that its score is divided by, such as a length; () where there is none."""
     cut: int = 0
     """Tokens that were cut off because the input was longer than the model takes."""
     id: str = ""
@@ -75,13 +79,17 @@ class Batch:
     read_NP: Tensor
     """Positions that are read; −1 where a sequence reads fewer than P."""
     targets_NP: Tensor
-    """Token ids expected there; −1 where there is none."""
+    """What is expected, as in `Encoded.targets`; −1 where there is none."""
     labels_B: Tensor | None
     """Label indices (int64) or numbers (float32); None unless all examples have one."""
     tokens: int
     """Tokens in the sequences, without padding."""
     ids: tuple[str, ...]
     """Names of the examples."""
+    units: tuple[int, ...]
+    """How many rows of scores each example has."""
+    divisor_N: Tensor | None = None
+    """What the score of each sequence is divided by; None where there is nothing."""
     answer_N: Tensor | None = None
     """Where causal models begin to answer: the index of the first token behind the text; None, or -1, where all is text."""
 
@@ -116,6 +124,7 @@ class Batch:
             read_NP=self.read_NP.to(device),
             targets_NP=self.targets_NP.to(device),
             labels_B=None if self.labels_B is None else self.labels_B.to(device),
+            divisor_N=None if self.divisor_N is None else self.divisor_N.to(device),
             answer_N=None if self.answer_N is None else self.answer_N.to(device),
         )
 
@@ -132,6 +141,8 @@ class Batch:
             labels_B=None if self.labels_B is None else self.labels_B[chosen],
             tokens=int(inputs["attention_mask"].sum()),
             ids=tuple(self.ids[i] for i in chosen.tolist()),
+            units=tuple(self.units[i] for i in chosen.tolist()),
+            divisor_N=None if self.divisor_N is None else self.divisor_N[sequences],
             answer_N=None if self.answer_N is None else self.answer_N[sequences],
         )
 
@@ -187,10 +198,12 @@ def collate(items: Sequence[Encoded], form: InputForm) -> Batch:
         inputs=inputs,
         per_row=counts.pop(),
         read_NP=_padded([read for item in items for read in item.read], -1, width),
-        targets_NP=_padded(targets, -1, width),
+        targets_NP=_padded(targets, -1, max(width, *map(len, targets))),
         labels_B=_labels(items),
         tokens=sum(item.tokens for item in items),
         ids=tuple(item.id for item in items),
+        units=tuple(item.units for item in items),
+        divisor_N=torch.tensor([number for item in items for number in item.divisors]) if items[0].divisors else None,
     )
 
 
@@ -208,6 +221,11 @@ def join(batches: Sequence[Batch], form: InputForm) -> Joined:
     ends = torch.tensor([part.mask_NT.shape[0] for part in parts]).cumsum(0).tolist()
     rows = tuple(slice(end - part.mask_NT.shape[0], end) for end, part in zip(ends, parts, strict=True))
     return Joined(inputs=inputs, parts=parts, rows=rows)
+
+
+def by_item(scores_MC: Tensor, items: Sequence[Encoded]) -> tuple[Tensor, ...]:
+    """A batch's scores as those of each of its items: (units, C)."""
+    return torch.split(scores_MC, [item.units for item in items])
 
 
 def _padded(rows: Sequence[Sequence[int]], value: int, width: int | None = None) -> Tensor:

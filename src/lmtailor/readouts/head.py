@@ -22,15 +22,9 @@ from lmtailor.base.base import Base
 from lmtailor.base.states import States
 from lmtailor.core.errors import InputError, UnsupportedError
 from lmtailor.readouts.batch import Batch, Encoded, InputForm, collate
-from lmtailor.readouts.labels import LabelSet, column_texts
-from lmtailor.readouts.native import (
-    NativeHead,
-    initial_std,
-    native_dropout,
-    native_head,
-    native_scores,
-    native_tensors,
-)
+from lmtailor.readouts.labels import READ_BY, LabelSet, column_texts
+from lmtailor.readouts.linear import block_number, linear_tensors, state_width
+from lmtailor.readouts.native import NativeHead, native_dropout, native_head, native_scores, native_tensors
 from lmtailor.readouts.plain import PlainInputs
 from lmtailor.readouts.pooling import Pooled, pool, read_positions
 from lmtailor.readouts.readout import check_parameters, input_form, input_limit
@@ -84,12 +78,14 @@ class Head:
                 family has no head.
         """
         if labels.kind in TEXT_KINDS:
-            raise UnsupportedError(f"A head gives labels or a number, and this is a task of {labels.kind}. Use Text.")
+            raise UnsupportedError(
+                f"A head gives labels or a number, and this is a task of {labels.kind}. Use {READ_BY[labels.kind]}."
+            )
         native = native_head(base) if self.pooling == "native" else None
         form = input_form(base)
         limit = input_limit(base, self.max_length, reserve)
         pooled = self._pooled(base) if native is None or native.pooling is None else native.pooling
-        layer = self._block(base)
+        layer = block_number(base, self.layer)
         if native is None:
             drop, tensors = self.dropout or 0.0, self._tensors(base, labels.num_outputs, rng)
         else:
@@ -118,28 +114,11 @@ class Head:
             return "mean"
         return "cls" if self.pooling == "cls" else "last"
 
-    def _block(self, base: Base) -> int | None:
-        blocks = len(base.read.blocks)
-        if self.layer is None:
-            return None
-        if not -blocks <= self.layer < blocks:
-            raise InputError(
-                f"There is no block {self.layer}: the model has {blocks}, numbered 0 to {blocks - 1}, or -{blocks} to -1."
-            )
-        return self.layer % blocks
-
     def _tensors(self, base: Base, outputs: int, rng: Generator | None) -> dict[str, Tensor]:
-        std = initial_std(base.trunk.config.to_dict())
-        width = base.output_size if self.layer is None else base.hidden_size
-        shapes = {"head": (outputs, width)}
-        if self.hidden is not None:
-            shapes = {"hidden": (self.hidden, width), "head": (outputs, self.hidden)}
-        tensors: dict[str, Tensor] = {}
-        for name, shape in shapes.items():
-            weight = torch.empty(shape, device="cpu" if rng else "meta")
-            tensors[f"{name}.weight"] = weight if rng is None else weight.normal_(std=std, generator=rng)
-            tensors[f"{name}.bias"] = torch.zeros(shape[0], device=weight.device)
-        return tensors
+        width = state_width(base, self.layer)
+        if self.hidden is None:
+            return linear_tensors(base, {"head": (outputs, width)}, rng)
+        return linear_tensors(base, {"hidden": (self.hidden, width), "head": (outputs, self.hidden)}, rng)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -7,6 +7,15 @@ from lmtailor.core.errors import InputError, near
 from lmtailor.tasks.example import Example, TaskKind
 from lmtailor.tasks.task import LABELLED, Task
 
+READ_BY: Mapping[TaskKind, str] = {
+    "classification": "Head or Verbalizer",
+    "regression": "Head",
+    "generation": "Text",
+    "labelling": "Tags",
+    "span": "Span",
+}
+"""Kind of task -> the readouts that answer it, for messages."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class LabelSet:

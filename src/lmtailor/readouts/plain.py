@@ -1,6 +1,6 @@
 """One text, or a pair, as the tokenizer itself makes a sequence of it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from transformers import PreTrainedTokenizerBase
 
@@ -16,6 +16,8 @@ class Tokens:
     """Token types; None where the model has none."""
     cut: int
     """Tokens that were cut off."""
+    offsets: tuple[tuple[int, int], ...] | None = None
+    """For each token the character at which it begins, and the one after its last; None where nobody asked."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,8 @@ class PlainInputs:
     columns: tuple[str, ...]
     limit: int
     segments: bool
+    offsets: bool = False
+    """Whether the tokens' characters are asked for, which fast tokenizers tell."""
 
     def __post_init__(self) -> None:
         special = self.tokenizer.num_special_tokens_to_add(pair=len(self.columns) > 1)
@@ -53,7 +57,7 @@ class PlainInputs:
         if len(whole.ids) <= self.limit:
             return whole
         part = self._tokens(texts, self.limit)
-        return Tokens(ids=part.ids, segments=part.segments, cut=len(whole.ids) - len(part.ids))
+        return replace(part, cut=len(whole.ids) - len(part.ids))
 
     def _tokens(self, texts: tuple[str, ...], limit: int | None) -> Tokens:
         out = self.tokenizer(
@@ -62,6 +66,12 @@ class PlainInputs:
             max_length=limit,
             return_token_type_ids=self.segments,
             return_attention_mask=False,
+            return_offsets_mapping=self.offsets,
             verbose=False,
         )
-        return Tokens(ids=tuple(out["input_ids"]), segments=tuple(out["token_type_ids"]) if self.segments else None, cut=0)
+        return Tokens(
+            ids=tuple(out["input_ids"]),
+            segments=tuple(out["token_type_ids"]) if self.segments else None,
+            cut=0,
+            offsets=tuple(out["offset_mapping"]) if self.offsets else None,
+        )

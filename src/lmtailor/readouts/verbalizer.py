@@ -29,7 +29,7 @@ from lmtailor.readouts.calibration import Calibration
 from lmtailor.readouts.cutting import Gapped
 from lmtailor.readouts.demonstrations import Demonstrations, Shown, check_shown, choose
 from lmtailor.readouts.gaps import CausalGap, DecoderGap, Gap, MaskedGap
-from lmtailor.readouts.labels import LabelSet
+from lmtailor.readouts.labels import READ_BY, LabelSet
 from lmtailor.readouts.pattern import Pattern, parse_pattern
 from lmtailor.readouts.prompting import Prompting, Style
 from lmtailor.readouts.readout import input_form, input_limit
@@ -40,7 +40,6 @@ from lmtailor.readouts.slots import check_trigger, trigger_ids
 from lmtailor.readouts.verbalizer_reading import VerbalizerReading
 from lmtailor.readouts.word_scores import Aggregate, Normalise, Scoring
 from lmtailor.readouts.words import LabelWord, check_labels, label_words
-from lmtailor.tasks.example import TEXT_KINDS
 from lmtailor.tasks.task import Task
 
 __all__ = ["Verbalizer", "VerbalizerReading"]
@@ -240,8 +239,10 @@ def check_base(base: Base, labels: LabelSet) -> None:
         UnsupportedError: they cannot.
     """
     if labels.kind != "classification":
-        instead = "Text" if labels.kind in TEXT_KINDS else "Head"
-        raise UnsupportedError(f"A verbalizer chooses among words for labels, and {labels.kind} has no labels. Use {instead}.")
+        raise UnsupportedError(
+            f"A verbalizer chooses among words for labels, and {labels.kind} has no labels of whole texts. Use "
+            f"{READ_BY[labels.kind]}."
+        )
     if not base.has_lm_head:
         raise UnsupportedError(
             f"{base.source or base.family.name} has no LM head, so it cannot score words. Use Head, or a checkpoint with one."
