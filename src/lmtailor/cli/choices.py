@@ -11,14 +11,17 @@ import torch
 from lmtailor.base.base import Base
 from lmtailor.base.load import DTypeName, load_base
 from lmtailor.cli import say
-from lmtailor.cli.options import MachineOptions, ReadoutOptions, TaskOptions, TrainingOptions
+from lmtailor.cli.options import LossOptions, MachineOptions, ReadoutOptions, TaskOptions, TrainingOptions
 from lmtailor.core.errors import InputError, near
 from lmtailor.core.settings import apply_overrides, from_mapping, resolve_name
+from lmtailor.core.typed import init_fields
+from lmtailor.fit.teacher import check_soft_source
 from lmtailor.fit.training import Training
+from lmtailor.fit.unlabelled import Unlabelled
 from lmtailor.methods import method_class
 from lmtailor.methods.method import Method
 from lmtailor.methods.union import Union
-from lmtailor.objectives.supervised import Supervised
+from lmtailor.objectives.objective import Objective
 from lmtailor.readouts.readout import Readout
 from lmtailor.readouts.registry import get_readout
 from lmtailor.readouts.verbalizer import Verbalizer
@@ -33,6 +36,9 @@ from lmtailor.tasks.task import Task
 TASK = "task."
 """Start of settings that are the card's."""
 
+UNLABELLED = "unlabelled"
+"""Section of settings of language modelling beside the task; one of them is enough to ask for it."""
+
 _SHOWN = 60
 """The longest text of the data that stands in a command (characters)."""
 
@@ -46,8 +52,9 @@ class Choices:
 
     method: Method
     readout: Readout
-    objective: Supervised
+    objective: Objective
     training: Training
+    unlabelled: Unlabelled | None
 
 
 def the_base(source: str, machine: MachineOptions) -> Base:
@@ -105,7 +112,9 @@ def the_task(options: TaskOptions, settings: Sequence[str] = (), *, tell: bool =
     return task
 
 
-def the_choices(task: Task, method: str, answer: ReadoutOptions, training: TrainingOptions, settings: Sequence[str]) -> Choices:
+def the_choices(
+    task: Task, method: str, answer: ReadoutOptions, training: TrainingOptions, loss: LossOptions, settings: Sequence[str]
+) -> Choices:
     """The four choices of a fit.
 
     Raises:
@@ -116,12 +125,37 @@ def the_choices(task: Task, method: str, answer: ReadoutOptions, training: Train
         **methods,
         "readout": get_readout(answer.readout or "head"),
         "training": Training,
-        "objective": Supervised,
+        "objective": _objective_class(loss),
+        UNLABELLED: Unlabelled,
     }
     given = {name: getattr(training, name) for name in _FLAGS if getattr(training, name) is not None}
     values = _with_settings({"readout": _answer(task, answer), "training": given}, settings, classes)
-    built = {name: from_mapping(cls, values.get(name, {}), path=name) for name, cls in classes.items()}
+    wanted = {name: cls for name, cls in classes.items() if name != UNLABELLED or name in values}
+    built: dict[str, Any] = {UNLABELLED: None}
+    built |= {name: from_mapping(cls, values.get(name, {}), path=name) for name, cls in wanted.items()}
     return Choices(method=_joined([built.pop(name) for name in methods]), **built)
+
+
+def _objective_class(loss: LossOptions) -> type[Any]:
+    """The objective that is asked for.
+
+    Raises:
+        InputError: there is none of this name, or soft labels are missing or of no use.
+    """
+    known = Objective.variants()
+    if loss.objective not in known:
+        raise InputError(f"There is no objective {loss.objective!r}. {near(loss.objective, known)}")
+    cls = known[loss.objective]
+    if cls.soft and loss.soft_labels is None:
+        raise InputError(
+            f"{loss.objective} learns from another model's answers: give --soft-labels, a file as `lmtailor predict` writes it "
+            "for the training file, or the folder of an adapter of the same base."
+        )
+    if loss.soft_labels is not None and not cls.soft:
+        raise InputError("--soft-labels are for --objective distillation. Add it, or leave them out.")
+    if loss.soft_labels is not None:
+        check_soft_source(loss.soft_labels)
+    return cls
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -240,6 +274,7 @@ def _from_files(options: TaskOptions, settings: Sequence[str]) -> Task:
         train=options.train,
         dev=options.dev,
         test=options.test,
+        unlabelled=options.unlabelled,
         metrics=options.metric or None,
         form=Format(encoding=options.encoding or "utf-8", delimiter=options.delimiter),
         dev_fraction=options.dev_fraction,
@@ -250,12 +285,26 @@ def _with_settings(
     values: Mapping[str, Mapping[str, object]], settings: Iterable[str], classes: Mapping[str, type]
 ) -> Mapping[str, Any]:
     """The tables with the settings in them."""
-    rest = [text for text in settings if not text.startswith(TASK)]
+    rest = [_in_full(text, classes) for text in settings if not text.startswith(TASK)]
     named = {resolve_name(text.partition("=")[0].strip(), classes) for text in rest if "=" in text}
     for name, flag in _FLAGS.items():
         if name in values.get("training", {}) and f"training.{name}" in named:
             raise InputError(f"training.{name} is given twice, by {flag} and by --set. Leave one out.")
     return apply_overrides(values, rest, known=classes)
+
+
+def _in_full(text: str, classes: Mapping[str, type]) -> str:
+    """A setting with its whole path, where it is given by a bare name.
+
+    Settings of unlabelled texts have no bare names, so that `batch_size` stays that of the training.
+    """
+    name, equals, value = text.partition("=")
+    name = name.strip()
+    if UNLABELLED not in classes or not equals or not name or "." in name:
+        return text
+    if name in init_fields(Unlabelled) and not any(name in init_fields(cls) for key, cls in classes.items() if key != UNLABELLED):
+        raise InputError(f"Settings of unlabelled are written in full: --set {UNLABELLED}.{name}={value}.")
+    return f"{resolve_name(name, {key: cls for key, cls in classes.items() if key != UNLABELLED})}={value}"
 
 
 def _answer(task: Task, options: ReadoutOptions) -> dict[str, object]:

@@ -1,13 +1,21 @@
 """`lmtailor fit`."""
 
 from lmtailor.cli import say
-from lmtailor.cli.options import MachineOptions, OutputOptions, ReadoutOptions, Settings, TaskOptions, TrainingOptions
+from lmtailor.cli.options import (
+    LossOptions,
+    MachineOptions,
+    OutputOptions,
+    ReadoutOptions,
+    Settings,
+    TaskOptions,
+    TrainingOptions,
+)
 
-_TASK, _ANSWER, _TRAINING = TaskOptions(), ReadoutOptions(), TrainingOptions()
+_TASK, _ANSWER, _TRAINING, _LOSS = TaskOptions(), ReadoutOptions(), TrainingOptions(), LossOptions()
 _OUTPUT, _MACHINE = OutputOptions(), MachineOptions()
 
 
-def run(
+def run(  # noqa: PLR0913 - every argument is an option
     base: str,
     /,
     *,
@@ -16,6 +24,7 @@ def run(
     data: TaskOptions = _TASK,
     answer: ReadoutOptions = _ANSWER,
     training: TrainingOptions = _TRAINING,
+    loss: LossOptions = _LOSS,
     output: OutputOptions = _OUTPUT,
     machine: MachineOptions = _MACHINE,
 ) -> None:
@@ -27,36 +36,43 @@ def run(
     ```
     lmtailor fit MODEL --task card.toml --method lora --set rank=16 --out adapters/mine
     lmtailor fit MODEL --train a.csv --dev b.csv --text sentence --label label --method bitfit
+    lmtailor fit MODEL --task card.toml --method bitfit --objective distillation --soft-labels adapters/mine
     ```
 
     Args:
         base: Hub id, folder or .gguf file of a pretrained model.
         method: Which parameters may change; `lmtailor methods` lists them. `lora+bitfit` is both at once.
         settings: KEY=VALUE: a setting of the method, the readout, the training, the objective or the card, such as
-            method.rank=16 (in a union lora.rank=16), readout.pooling=mean, training.patience=3 or task.limits.train=500. A bare
-            name works where it is unique.
+            method.rank=16 (in a union lora.rank=16), readout.pooling=mean, training.patience=3, objective.label_smoothing=0.1 or
+            task.limits.train=500. A bare name works where it is unique. A setting of unlabelled, always in full, such as
+            unlabelled.weight=1e-4, adds language modelling on the unlabelled texts.
         data: What the task is.
         answer: How the base answers.
         training: How to train.
+        loss: What is minimised.
         output: What is written.
         machine: How the base is loaded.
     """
     from lmtailor.cli import choices, fitting
     from lmtailor.fit.callbacks.console import ConsoleCallback
     from lmtailor.fit.fit import fit
+    from lmtailor.fit.teacher import soft_labels_from
 
     choices.method_classes(method)  # a wrong name is told before the data is read
     task = choices.the_task(data, settings, seed=training.seed)
-    chosen = choices.the_choices(task, method, answer, training, settings)
+    chosen = choices.the_choices(task, method, answer, training, loss, settings)
     out = fitting.place(output, task, method)
     before = fitting.age(out)
     loaded = choices.the_base(base, machine)
+    soft = None if loss.soft_labels is None else soft_labels_from(loss.soft_labels, loaded, task)
     adapter = fit(
         loaded,
         task,
         method=chosen.method,
         readout=chosen.readout,
         objective=chosen.objective,
+        soft_labels=soft,
+        unlabelled=chosen.unlabelled,
         training=chosen.training,
         seed=training.seed,
         out=out,

@@ -33,6 +33,8 @@ class TaskOptions:
     """File that chooses among checkpoints."""
     test: Path | None = None
     """File that is scored at the end."""
+    unlabelled: Path | None = None
+    """File of texts without labels, for strategies and settings that learn from them."""
     text: tuple[str, ...] = ()
     """Text column; twice for a pair."""
     label: str | None = None
@@ -79,6 +81,17 @@ class TrainingOptions:
     """Peak learning rate; the method's own if none is given."""
     seed: int = 0
     """Of start, order and dropout."""
+
+
+@Parameter(name="*", group=TRAINING)
+@dataclass(frozen=True, kw_only=True)
+class LossOptions:
+    """What a fit minimises."""
+
+    objective: str = "supervised"
+    """supervised, which learns from labels; or distillation, which learns from another model's answers."""
+    soft_labels: Path | None = None
+    """Those answers: a file that `lmtailor predict` wrote for the training file, or the folder of an adapter of this base."""
 
 
 @Parameter(name="*", group=OUTPUT)

@@ -13,13 +13,15 @@ from lmtailor.base.base import Base
 from lmtailor.compare.folder import Answers, RunFolder
 from lmtailor.compare.plan import Cell, Majority
 from lmtailor.compare.record import Point, Touch
-from lmtailor.core.errors import TrainingError
+from lmtailor.core.errors import InputError, TrainingError
 from lmtailor.edits.edits import Edits
 from lmtailor.edits.kinds import HiddenEdit, NormEdit, PrefixEdit, ProjectionEdit, PromptEdit, WeightEdit
 from lmtailor.fit.callbacks.callback import Ended, Evaluated, Started, Stepped
 from lmtailor.fit.callbacks.jsonl import JsonlCallback
 from lmtailor.fit.fit import fit
+from lmtailor.fit.teacher import soft_labels_from
 from lmtailor.infer.evaluate import plain_adapter, predict_examples
+from lmtailor.objectives.supervised import Supervised
 from lmtailor.readouts.labels import LabelSet
 from lmtailor.store.adapter import Adapter, build_adapter
 from lmtailor.store.folder import save_adapter
@@ -135,16 +137,22 @@ def _adapted(job: Job, base: Base, watch: "Watch") -> Adapter:
     assert readout is not None
     assert cell.method is not None
     if build_adapter(base, cell.method, readout, LabelSet.of(task), None, task).num_parameters:
+        soft = None if cell.soft_labels is None else soft_labels_from(cell.soft_labels, base, task, batch_size=job.batch_size)
         return fit(
             base,
             task,
             method=cell.method,
             readout=readout,
+            objective=cell.objective,
+            soft_labels=soft,
+            unlabelled=cell.unlabelled,
             training=cell.training,
             seed=job.seed,
             out=folder.adapter,
             callbacks=listeners,
         )
+    if cell.objective != Supervised() or cell.unlabelled is not None:
+        raise InputError("Nothing is trained here, so an objective or unlabelled texts have no effect. Leave them out.")
     adapter = plain_adapter(base, task, readout, seed=job.seed)
     save_adapter(adapter, folder.adapter)
     return adapter

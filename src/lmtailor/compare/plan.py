@@ -8,10 +8,14 @@ from lmtailor.base.load import DTypeName
 from lmtailor.compare.positions import EXAMPLES, Position, smaller_cells
 from lmtailor.core.errors import InputError, near
 from lmtailor.core.settings import to_mapping
+from lmtailor.fit.teacher import soft_source_digest
 from lmtailor.fit.training import Training
+from lmtailor.fit.unlabelled import Unlabelled
 from lmtailor.methods import method_name
 from lmtailor.methods.frozen import Frozen
 from lmtailor.methods.method import Method
+from lmtailor.objectives.objective import Objective
+from lmtailor.objectives.supervised import Supervised
 from lmtailor.readouts.head import Head
 from lmtailor.readouts.registry import READOUTS, readout_name
 from lmtailor.readouts.text import Text
@@ -87,6 +91,12 @@ class Cell:
     """None: `Frozen()`, or a strategy's own choice."""
     training: Training | None = None
     """None: `Training()`, or a strategy's own choice. Not used where nothing is trained."""
+    objective: Objective | None = None
+    """None: `Supervised()`, or a strategy's own choice."""
+    soft_labels: Path | None = None
+    """For objectives that learn from them: a file of answers, or the folder of an adapter of the same base; see `fit.teacher`."""
+    unlabelled: Unlabelled | None = None
+    """Language modelling on the task's unlabelled split besides; None: none, or a strategy's own choice."""
     seeds: tuple[int, ...] = (0, 1, 2)
     examples: int | None = None
     """Training examples: a sample of train that each seed draws anew; smaller ones of a seed lie in larger. None: all."""
@@ -100,11 +110,30 @@ class Cell:
             raise InputError(f"The cell {self.name} needs distinct seeds, none negative; found {list(self.seeds)}.")
         if self.examples is not None and self.examples < 1:
             raise InputError(f"The cell {self.name} needs at least 1 training example; found {self.examples}.")
+        self._check_losses()
         if self.strategy is None:
-            for name, default in (("readout", Head()), ("method", Frozen()), ("training", Training())):
+            defaults = (("readout", Head()), ("method", Frozen()), ("training", Training()), ("objective", Supervised()))
+            for name, default in defaults:
                 object.__setattr__(self, name, default if getattr(self, name) is None else getattr(self, name))
         elif self.is_baseline:
             raise InputError(f"The cell {self.name} is the baseline, which looks at nothing, so it can have no strategy.")
+
+    def _check_losses(self) -> None:
+        """See that what is minimised fits the cell."""
+        given = [name for name in ("objective", "soft_labels", "unlabelled") if getattr(self, name) is not None]
+        if given and self.strategy is not None:
+            raise InputError(
+                f"The cell {self.name} has the strategy {self.strategy.variant_name()}, which chooses its own losses. Leave "
+                f"{given[0]} out; a strategy's settings may have it."
+            )
+        soft = self.objective is not None and self.objective.soft
+        if soft and self.soft_labels is None:
+            raise InputError(
+                f"The cell {self.name} learns from soft labels. Say where they are: soft_labels = a file of answers, as "
+                "`lmtailor predict` writes them, or the folder of an adapter of the same base."
+            )
+        if self.soft_labels is not None and not soft:
+            raise InputError(f'The cell {self.name} has soft_labels, which only objective = "distillation" learns from.')
 
     @property
     def is_baseline(self) -> bool:
@@ -163,6 +192,11 @@ class Cell:
             "readout": readout and {"name": self.readout_name, **to_mapping(readout)},
             "method": method and {"name": method_name(method), **to_mapping(method)},
             "training": training and to_mapping(training),
+            "objective": None
+            if self.objective in (None, Supervised())
+            else {"name": self.objective.variant_name(), **to_mapping(self.objective)},
+            "soft_labels": self.soft_labels and soft_source_digest(self.soft_labels),
+            "unlabelled": self.unlabelled and to_mapping(self.unlabelled),
         }
         kept = {name: value for name, value in own.items() if value}
         return kept if self.examples is None else {**kept, "examples": self.examples}

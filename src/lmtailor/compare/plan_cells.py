@@ -17,7 +17,7 @@ T = TypeVar("T")
 Labelled = list[tuple[str, T]]
 """Choices, each with the label that stands for it in names."""
 
-_CHOICES = ("base", "readout", "method", "training", "strategy")
+_CHOICES = ("base", "readout", "method", "training", "strategy", "objective", "unlabelled")
 _KEYS = (*_CHOICES, "exclude", "sweep")
 
 
@@ -30,6 +30,8 @@ class _Exclude:
     method: str | None = None
     training: str | None = None
     strategy: str | None = None
+    objective: str | None = None
+    unlabelled: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +41,7 @@ class _CellTop:
     name: str | None = None
     seeds: tuple[int, ...] | None = None
     sizes: tuple[int, ...] | None = None
+    soft_labels: str | None = None
 
 
 class CellReader:
@@ -80,7 +83,7 @@ class CellReader:
             cell
             for combination in _combinations(choices, excluded)
             for values in sweep
-            for cell in self._sized(self._cell(combination, values, top, place, len(choices["training"]) > 1), values, top)
+            for cell in self._sized(self._cell(combination, values, top, place, _several(choices)), values, top)
         ]
         if not cells:
             raise InputError(f"{place}{within(source)} excludes every combination, so it has no cell. Leave the table out.")
@@ -102,6 +105,8 @@ class CellReader:
             "method": self._choices(table.get("method", "frozen" if plain else None), f"{place}.method", entries.chosen_method),
             "training": self._choices(table.get("training"), f"{place}.training", entries.chosen_training),
             "strategy": strategies,
+            "objective": self._choices(table.get("objective"), f"{place}.objective", entries.chosen_objective),
+            "unlabelled": self._choices(table.get("unlabelled"), f"{place}.unlabelled", entries.chosen_unlabelled),
         }
 
     def _choices(self, value: object, place: str, choose: Callable[[object, str], tuple[str, T]]) -> Labelled[T]:
@@ -135,14 +140,15 @@ class CellReader:
         values: Sequence[Value],
         top: _CellTop,
         place: str,
-        several_trainings: bool,
+        several: Sequence[str],
     ) -> Cell:
         """One cell at all training examples, under its name without marks."""
         labels = {key: label for key, (label, _) in combination.items()}
         chosen: dict[str, Any] = {key: one for key, (_, one) in combination.items()}
         cell = Cell(
-            name=_name(top.name, labels, several_trainings),
+            name=_name(top.name, labels, several),
             seeds=self.seeds if top.seeds is None else top.seeds,
+            soft_labels=self.entries.soft_labels(top.soft_labels, f"{place}.soft_labels"),
             **chosen,
         )
         settings = {path: value for one in values for path, value in one.settings.items()}
@@ -188,11 +194,16 @@ def _combinations(
             yield combination
 
 
-def _name(asked: str | None, labels: Mapping[str, str], several_trainings: bool) -> str:
-    """A cell's name: as asked, with {base}, {readout}, {method}, {training} and {strategy} filled in, or made of the choices."""
+def _several(choices: Mapping[str, Labelled[Any]]) -> list[str]:
+    """Choices that stand in a name only where there are several of them."""
+    return [key for key in ("training", "objective", "unlabelled") if len(choices[key]) > 1]
+
+
+def _name(asked: str | None, labels: Mapping[str, str], several: Sequence[str]) -> str:
+    """A cell's name: as asked, with {base}, {readout}, {method} and other choices filled in, or made of the choices."""
     if asked is not None:
         for key, label in labels.items():
             asked = asked.replace(f"{{{key}}}", label)
         return asked
-    keys = ("strategy", "method", "readout", "base", *(("training",) if several_trainings else ()))
+    keys = ("strategy", "method", "readout", "base", *several)
     return " · ".join(labels[key] for key in keys if labels[key])

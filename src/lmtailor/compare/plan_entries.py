@@ -1,4 +1,4 @@
-"""The entries of a plan's file: bases, methods, readouts, trainings and strategies, by name or in place."""
+"""The entries of a plan's file: bases, methods, readouts, trainings, objectives and strategies, by name or in place."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -9,9 +9,12 @@ from lmtailor.compare.plan import MAJORITY, READOUT_NAMES, AnyReadout, BaseSourc
 from lmtailor.core.errors import InputError, near
 from lmtailor.core.settings import from_mapping
 from lmtailor.core.typed import found
+from lmtailor.fit.teacher import check_soft_source
 from lmtailor.fit.training import Training
+from lmtailor.fit.unlabelled import Unlabelled
 from lmtailor.methods import catalogue
 from lmtailor.methods.method import Method
+from lmtailor.objectives.objective import Objective
 from lmtailor.readouts.registry import get_readout
 from lmtailor.readouts.verbalizer import Verbalizer
 from lmtailor.strategies.strategy import Strategy
@@ -19,8 +22,10 @@ from lmtailor.tasks.card import load_task
 
 PROMPT = "pattern_name"
 """Setting of a verbalizer in a plan, instead of pattern and words: the name of one of the card's patterns."""
-ENTRIES = ("bases", "methods", "readouts", "trainings", "strategies")
+ENTRIES = ("bases", "methods", "readouts", "trainings", "objectives", "strategies")
 """The tables of a plan that hold entries."""
+_FOLDERS = ("source", "sources", "filler", "encoder")
+"""Settings of strategies and readouts that name an adapter or a model."""
 
 
 class Entries:
@@ -50,6 +55,9 @@ class Entries:
         self.trainings = {
             name: from_mapping(Training, self.table(value, f"trainings.{name}"), path=f"trainings.{name}", source=source)
             for name, value in tables["trainings"].items()
+        }
+        self.objectives = {
+            name: self._objective(value, f"objectives.{name}", default=name)[1] for name, value in tables["objectives"].items()
         }
         self.strategies = {
             name: self._strategy(value, f"strategies.{name}", default=name)[1] for name, value in tables["strategies"].items()
@@ -88,6 +96,35 @@ class Entries:
             return value, self.strategies[value]
         return self._strategy(value, place, tuple(self.strategies))
 
+    def chosen_objective(self, value: object, place: str) -> tuple[str, Objective | None]:
+        """The objective of a cell, by name or in place, with its label; None where the cell leaves it out."""
+        if value is None:
+            return "", None
+        if isinstance(value, str) and value in self.objectives:
+            return value, self.objectives[value]
+        return self._objective(value, place, tuple(self.objectives))
+
+    def chosen_unlabelled(self, value: object, place: str) -> tuple[str, Unlabelled | None]:
+        """Language modelling beside a cell's task, in place, with its label; None where the cell leaves it out."""
+        if value is None:
+            return "", None
+        return "unlabelled", from_mapping(Unlabelled, self.table(value, place), path=place, source=self.source)
+
+    def soft_labels(self, value: str | None, place: str) -> Path | None:
+        """Where the soft labels of a cell are; paths count from the plan's folder.
+
+        Raises:
+            InputError: there are none.
+        """
+        if value is None:
+            return None
+        path = Path(os.path.normpath(self.folder / Path(value).expanduser()))
+        try:
+            check_soft_source(path)
+        except InputError as error:
+            raise InputError(f"{place}{within(self.source)}: {error}") from None
+        return path
+
     def chosen_training(self, value: object, place: str) -> tuple[str, Training | None]:
         """The training of a cell, by name or in place, with its label; None where the cell leaves it out."""
         if value is None:
@@ -116,6 +153,16 @@ class Entries:
         name, settings = self._named(value, place, default if default in known else None)
         if name not in known:
             raise InputError(f"{place}{within(self.source)}: there is no strategy {name!r}. {near(name, (*entries, *known))}")
+        return name, from_mapping(known[name], self._from_here(settings), path=place, source=self.source)
+
+    def _objective(
+        self, value: object, place: str, entries: Sequence[str] = (), default: str | None = None
+    ) -> tuple[str, Objective]:
+        """Likewise an objective."""
+        known = Objective.variants()
+        name, settings = self._named(value, place, default if default in known else None)
+        if name not in known:
+            raise InputError(f"{place}{within(self.source)}: there is no objective {name!r}. {near(name, (*entries, *known))}")
         return name, from_mapping(known[name], settings, path=place, source=self.source)
 
     def _readout(
@@ -131,7 +178,7 @@ class Entries:
             return name, from_mapping(Majority, settings, path=place, source=self.source)
         if PROMPT in settings:
             settings = self._prompted(name, settings, place)
-        return name, from_mapping(get_readout(name), settings, path=place, source=self.source)
+        return name, from_mapping(get_readout(name), self._from_here(settings), path=place, source=self.source)
 
     def _prompted(self, name: str, settings: Mapping[str, object], place: str) -> dict[str, object]:
         """The settings of a verbalizer with the pattern and the words that the card has under a name."""
@@ -162,6 +209,23 @@ class Entries:
         table = {"source": value} if isinstance(value, str) else self.table(value, place)
         base = from_mapping(BaseSource, table, path=place, source=self.source)
         return replace(base, source=_located(base.source, self.folder, f"{place}{within(self.source)}"))
+
+    def _from_here(self, settings: Mapping[str, object]) -> dict[str, object]:
+        """Settings in which what names a folder that is there, counted from the plan's folder, is that folder."""
+
+        def place(value: object) -> object:
+            path = Path(os.path.normpath(self.folder / Path(value).expanduser())) if isinstance(value, str) else None
+            return str(path) if path is not None and path.exists() else value
+
+        found: dict[str, object] = {}
+        for key, value in settings.items():
+            if isinstance(value, Mapping):
+                found[key] = self._from_here(value)
+            elif key in _FOLDERS:
+                found[key] = [place(item) for item in value] if isinstance(value, list | tuple) else place(value)
+            else:
+                found[key] = value
+        return found
 
     def table(self, value: object, place: str) -> Mapping[str, object]:
         """The value, if it is a table.

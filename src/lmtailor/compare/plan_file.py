@@ -39,6 +39,17 @@ generations = 3
 strategy = "ipet"
 method = "lora16"
 
+[[cells]]                                # what is minimised, where it is not plain cross-entropy
+method = "lora16"
+objective = { name = "supervised", label_smoothing = 0.1 }     # or the name of an entry of [objectives]
+unlabelled = { weight = 1e-4 }           # language modelling on the task's unlabelled texts besides
+
+[[cells]]                                # learning from another model's answers instead of labels
+name = "small, taught by the large one"
+method = "bitfit"
+objective = "distillation"
+soft_labels = "answers.jsonl"            # as lmtailor predict writes them for the training file; or an adapter of the same base
+
 [[cells]]                                # a product: every combination but those excluded
 base = ["minilm", "smollm2"]
 method = ["lora16", "bitfit", "prefix"]
@@ -47,7 +58,7 @@ name = "{method} on {base}"
 
 [[cells]]                                # a sweep: a cell for each value of a setting, or combination of values
 method = "prefix"
-sweep = { "method.length" = [1, 5, 10] } # of method, readout, training or strategy; see `plan_sweeps` for named values
+sweep = { "method.length" = [1, 5, 10] } # of method, readout, training, …; see `plan_sweeps` for named values
 sizes = []                               # here all of train; a cell's own sizes stand before the plan's
 name = "prefix, {method.length} tokens"  # else "prefix · head · length 5"; likewise {examples}
 

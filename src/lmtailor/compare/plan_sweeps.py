@@ -1,6 +1,6 @@
 """Sweeps in a plan's file: a cell for each value of a setting.
 
-sweep = { "method.length" = [1, 5, 10, 20] }            # a setting of the method, readout, training or strategy
+sweep = { "method.length" = [1, 5, 10, 20] }            # a setting of the method, readout, training, …
 sweep = { "method.lr" = [1e-3, 1e-2], "method.rank" = [4, 8] }    # every combination
 [cells.sweep.start]                                     # an axis with a name, whose values set several settings
 random = {}
@@ -21,7 +21,7 @@ from lmtailor.core.typed import found
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-SWEPT = ("method", "readout", "training", "strategy")
+SWEPT = ("method", "readout", "training", "strategy", "objective", "unlabelled")
 """The choices of a cell whose settings can be swept."""
 
 
@@ -64,9 +64,9 @@ def with_settings(settings: object, values: Mapping[str, object], choice: str, p
     """A choice of a cell with some of its settings changed.
 
     Args:
-        settings: the method, readout, training or strategy; None where the cell has none of its own.
+        settings: the method, readout, training and so on; None where the cell has none of its own.
         values: path within it → value.
-        choice: "method", "readout", "training" or "strategy".
+        choice: one of `SWEPT`.
         place: of the sweep.
         source: the file's name.
 
