@@ -18,6 +18,7 @@ from lmtailor.edits.attach import Attached, attach
 from lmtailor.edits.edits import Edits
 from lmtailor.fit.callbacks.callback import Callback
 from lmtailor.fit.checkpoint import Identity, load_checkpoint, save_checkpoint
+from lmtailor.fit.kernels import fast_kernels
 from lmtailor.fit.measure import choose_trained
 from lmtailor.fit.member import Job, Member
 from lmtailor.fit.modes import set_eval, set_training, trained_modules
@@ -58,7 +59,9 @@ class Loop:
             self.base.model.activation_checkpointing_enable()
         adapters = [member.adapter for member in self.members]
         rows = None if len(adapters) == 1 else range(len(adapters))
-        with torch.random.fork_rng(devices=[]), attach(self.base, adapters, rows) as attached:
+        longest = max(item.length for member in self.members for item in (*member.train, *member.dev))
+        fast = fast_kernels(self.base, longest=longest, bfloat16=self.training.precision == "bfloat16")
+        with torch.random.fork_rng(devices=[]), fast, attach(self.base, adapters, rows) as attached:
             try:
                 set_eval(self.base)
                 sources, dev_sources = self._sources(attached, notes)
