@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from lmtailor.objectives.distillation import Distillation as Distillation
     from lmtailor.objectives.supervised import Supervised as Supervised
     from lmtailor.readouts.calibration import Calibration as Calibration
+    from lmtailor.readouts.conversation import Chat as Chat
     from lmtailor.readouts.demonstrations import Demonstrations as Demonstrations
     from lmtailor.readouts.demonstrations import Similar as Similar
     from lmtailor.readouts.head import Head as Head
@@ -62,6 +63,7 @@ if TYPE_CHECKING:
     from lmtailor.strategies.sensitivity import Sensitivity as Sensitivity
     from lmtailor.strategies.sensitivity import sensitivity as sensitivity
     from lmtailor.tasks.card import load_task as load_task
+    from lmtailor.tasks.conversations import conversation_task as conversation_task
     from lmtailor.tasks.task import Task as Task
     from lmtailor.tasks.templates.collection import read_templates as read_templates
 
@@ -71,6 +73,7 @@ _HOME = {
     "Bank": "lmtailor.store.bank",
     "Base": "lmtailor.base.base",
     "Calibration": "lmtailor.readouts.calibration",
+    "Chat": "lmtailor.readouts.conversation",
     "DataError": "lmtailor.core.errors",
     "Demonstrations": "lmtailor.readouts.demonstrations",
     "Distillation": "lmtailor.objectives.distillation",
@@ -93,6 +96,7 @@ _HOME = {
     "attach": "lmtailor.edits.attach",
     "calibrated": "lmtailor.infer.calibrate",
     "compare": "lmtailor.compare.compare",
+    "conversation_task": "lmtailor.tasks.conversations",
     "convert": "lmtailor.store.convert",
     "evaluate": "lmtailor.infer.evaluate",
     "export": "lmtailor.store.export",

@@ -3,6 +3,7 @@
 import pytest
 
 from lmtailor.core.errors import InputError
+from lmtailor.readouts.conversation import Chat
 from lmtailor.readouts.head import Head
 from lmtailor.readouts.registry import READOUTS, get_readout, readout_name
 from lmtailor.readouts.text import Text
@@ -10,7 +11,7 @@ from lmtailor.readouts.verbalizer import Verbalizer
 
 
 def test_names() -> None:
-    assert {name: get_readout(name) for name in READOUTS} == {"head": Head, "text": Text, "verbalizer": Verbalizer}
+    assert {name: get_readout(name) for name in READOUTS} == {"chat": Chat, "head": Head, "text": Text, "verbalizer": Verbalizer}
     assert readout_name(Head()) == "head"
     assert readout_name(Verbalizer("{a} {mask}", {"0": ("bad",), "1": ("good",)})) == "verbalizer"
     with pytest.raises(InputError, match="Did you mean head"):

@@ -46,9 +46,11 @@ def chat_end(tokenizer: PreTrainedTokenizerBase) -> int | None:
     """The token that ends an assistant's turn: the first special one behind it in the template, or else the end token.
 
     Raises:
-        UnsupportedError: the tokenizer has no template.
+        UnsupportedError: the tokenizer has no template, or one that does not write what the assistant says.
     """
     written = chat_text(tokenizer, conversation(None, "?", _PROBE), asks=False)
+    if _PROBE not in written:
+        raise UnsupportedError("The tokenizer's chat template does not write what the assistant says. Write a pattern instead.")
     behind = plain_ids(tokenizer, written[written.rindex(_PROBE) + len(_PROBE) :])
     special = set(tokenizer.all_special_ids)
     end = next((token for token in behind if token in special), tokenizer.eos_token_id)

@@ -3,15 +3,21 @@
 from collections.abc import Mapping
 
 from lmtailor.core.errors import InputError, near
+from lmtailor.readouts.conversation import Chat
 from lmtailor.readouts.head import Head
 from lmtailor.readouts.readout import Readout
 from lmtailor.readouts.text import Text
 from lmtailor.readouts.verbalizer import Verbalizer
 
-READOUTS: Mapping[str, type[Head] | type[Verbalizer] | type[Text]] = {"head": Head, "text": Text, "verbalizer": Verbalizer}
+READOUTS: Mapping[str, type[Chat] | type[Head] | type[Verbalizer] | type[Text]] = {
+    "chat": Chat,
+    "head": Head,
+    "text": Text,
+    "verbalizer": Verbalizer,
+}
 
 
-def get_readout(name: str) -> type[Head] | type[Verbalizer] | type[Text]:
+def get_readout(name: str) -> type[Chat] | type[Head] | type[Verbalizer] | type[Text]:
     """The settings class of a readout.
 
     Raises:

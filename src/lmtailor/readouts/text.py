@@ -16,6 +16,7 @@ Shapes: N sequences, T tokens, P positions read in one, M target tokens of a bat
 
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
+from typing import Protocol
 
 from torch import Generator, Tensor
 from transformers import PreTrainedTokenizerBase
@@ -26,11 +27,11 @@ from lmtailor.core.errors import InputError, UnsupportedError
 from lmtailor.readouts.batch import Batch, Encoded, InputForm, collate
 from lmtailor.readouts.chat import ChatPrompter, chat_end
 from lmtailor.readouts.cutting import Gapped, tokenise_within
-from lmtailor.readouts.labels import LabelSet, column_texts
+from lmtailor.readouts.labels import READ_BY, LabelSet, column_texts
 from lmtailor.readouts.likelihood import token_log_probabilities
 from lmtailor.readouts.pattern import Pattern, parse_pattern
 from lmtailor.readouts.prompts import AnswerPrompter, CausalPrompter, Prompter
-from lmtailor.readouts.readout import check_parameters, input_form, input_limit, read_states, virtual_tokens
+from lmtailor.readouts.readout import Readout, check_parameters, input_form, input_limit, read_states, virtual_tokens
 from lmtailor.readouts.seq2seq import decoder_start
 from lmtailor.readouts.words import pieces_behind, plain_ids
 from lmtailor.tasks.example import Example
@@ -78,14 +79,7 @@ class Text:
             InputError: columns that the data lacks, a target without the references, no end token.
             UnsupportedError: a task of another kind, a model that writes no text, or a tokenizer without chat template.
         """
-        if labels.kind != "generation":
-            raise UnsupportedError(
-                f'Text is for tasks whose answers are written (kind = "generation"); this is a task of {labels.kind}. Use Head '
-                "or Verbalizer."
-            )
-        if base.kind == "encoder" or not base.has_lm_head:
-            name, why = base.source or base.family.name, "fills gaps" if base.kind == "encoder" else "has no LM head"
-            raise UnsupportedError(f"{name} {why}, so it writes no text. Use a causal or an encoder-decoder model with LM head.")
+        check_writes(base, labels)
         pattern = parse_pattern(self.pattern + "{mask}")
         pattern.check_columns(labels.columns)
         causal, form = base.kind == "decoder", input_form(base)
@@ -97,18 +91,20 @@ class Text:
             prompter = ChatPrompter(base.tokenizer, pattern, self.system)
         elif causal:
             prompter = CausalPrompter(base.tokenizer, pattern)
-        return TextReading(
+        decoder = None if causal else decoder_start(base, form, "answer")
+        limit = input_limit(base, self.max_length, reserve)
+        pieces = PatternPieces(
             readout=self,
-            label_set=labels,
-            form=form,
+            column=labels.target,
             tokenizer=base.tokenizer,
             prompter=prompter,
             pattern=pattern,
             target=self._target(pattern, labels.target, behind=causal and not self.chat),
             end=int(end),
-            decoder=None if causal else decoder_start(base, form, "answer"),
-            limit=input_limit(base, self.max_length, reserve),
+            decoder=decoder,
+            limit=limit,
         )
+        return TextReading(readout=self, label_set=labels, form=form, pieces=pieces, end=int(end), begins=causal)
 
     def _target(self, pattern: Pattern, column: str, *, behind: bool) -> Pattern:
         """The target's pattern; with `behind` it follows the input's own text."""
@@ -122,23 +118,44 @@ class Text:
         return target
 
 
+class Pieces(Protocol):
+    """How examples become what is run: the way from texts to tokens, of `Text` a pattern, of `Chat` a conversation."""
+
+    def input(self, example: Example, room: int) -> Encoded:
+        """See `TextReading.input`."""
+
+    def items(self, example: Example) -> tuple[Encoded, ...]:
+        """See `TextReading.items`."""
+
+
+def check_writes(base: Base, labels: LabelSet) -> None:
+    """See that a model can write, and is asked to.
+
+    Raises:
+        UnsupportedError: a task of another kind, or a model that writes no text.
+    """
+    if labels.kind != "generation":
+        raise UnsupportedError(
+            f'Text is for tasks whose answers are written (kind = "generation"); this is a task of {labels.kind}. Use '
+            f"{READ_BY[labels.kind]}."
+        )
+    if base.kind == "encoder" or not base.has_lm_head:
+        name, why = base.source or base.family.name, "fills gaps" if base.kind == "encoder" else "has no LM head"
+        raise UnsupportedError(f"{name} {why}, so it writes no text. Use a causal or an encoder-decoder model with LM head.")
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TextReading:
-    """Text bound to a base; see `Reading`."""
+    """A readout that writes, bound to a base; see `Reading`."""
 
-    readout: Text
+    readout: Readout
     label_set: LabelSet
     form: InputForm
-    tokenizer: PreTrainedTokenizerBase
-    prompter: Prompter
-    pattern: Pattern
-    target: Pattern
+    pieces: Pieces
     end: int
     """The token that ends a target."""
-    decoder: tuple[int, ...] | None
-    """What a decoder is fed with before a target; None in causal models."""
-    limit: int
-    """Longest sequence (tokens)."""
+    begins: bool
+    """Whether the target stands behind the input in one text, as in causal models; else a decoder writes it."""
     every_word: bool = False
     """Whether scores are the log-probabilities of all words, and not of the target's alone: some losses need them."""
 
@@ -201,6 +218,59 @@ class TextReading:
         Raises:
             InputError: a column is missing, the text does not fit, or there is no token to begin with.
         """
+        return self.pieces.input(example, room)
+
+    def items(self, example: Example) -> tuple[Encoded, ...]:
+        """The input with each of its references.
+
+        Raises:
+            InputError: as `input`; no reference, or one that the tokenizer does not keep apart from the input, or that leaves no
+                room for it.
+        """
+        return self.pieces.items(example)
+
+    def collate(self, items: Sequence[Encoded]) -> Batch:
+        """Encoded examples as one batch. Causal models begin to write behind the first state that is read."""
+        batch = collate(items, self.form)
+        return replace(batch, answer_N=batch.read_NP[:, 0] + 1) if self.begins else batch
+
+    def scores(self, base: Base, states: States, batch: Batch, *, training: bool = False, normalised: bool = False) -> Tensor:
+        """log p of each target token of the batch, row after row (M, 1); with `every_word` of all words there (M, V).
+
+        They are log-probabilities, whether asked to be `normalised` or not, and there is no dropout of its own.
+        """
+        there_NP = batch.targets_NP >= 0
+        extra = virtual_tokens(states.last_NTH, batch, False)
+        states_MH = read_states(states.last_NTH, batch, extra)[there_NP]
+        if self.every_word:
+            return base.lm_logits(states_MH).float().log_softmax(-1)
+        return token_log_probabilities(base, states_MH, batch.targets_NP[there_NP])[:, None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PatternPieces:
+    """See `Pieces`: a pattern for the input, and one for the target."""
+
+    readout: Text
+    column: str
+    """Name of the references."""
+    tokenizer: PreTrainedTokenizerBase
+    prompter: Prompter
+    pattern: Pattern
+    target: Pattern
+    end: int
+    """The token that ends a target."""
+    decoder: tuple[int, ...] | None
+    """What a decoder is fed with before a target; None in causal models."""
+    limit: int
+    """Longest sequence (tokens)."""
+
+    def input(self, example: Example, room: int) -> Encoded:
+        """The input with at least `room` tokens left behind it.
+
+        Raises:
+            InputError: a column is missing, the text does not fit, or there is no token to begin with.
+        """
         text = self._text(example, room)
         return Encoded(sequences=(text.ids,), read=((len(text.ids) - 1,),), cut=text.cut, id=example.id)
 
@@ -214,23 +284,6 @@ class TextReading:
         if not example.references:
             raise InputError(f"Example {example.id!r} has no reference to learn to write. Use a labelled split.")
         return tuple(self._item(example, reference) for reference in example.references)
-
-    def collate(self, items: Sequence[Encoded]) -> Batch:
-        """Encoded examples as one batch. Causal models begin to write behind the first state that is read."""
-        batch = collate(items, self.form)
-        return replace(batch, answer_N=batch.read_NP[:, 0] + 1) if self.decoder is None else batch
-
-    def scores(self, base: Base, states: States, batch: Batch, *, training: bool = False, normalised: bool = False) -> Tensor:
-        """log p of each target token of the batch, row after row (M, 1); with `every_word` of all words there (M, V).
-
-        They are log-probabilities, whether asked to be `normalised` or not, and there is no dropout of its own.
-        """
-        there_NP = batch.targets_NP >= 0
-        extra = virtual_tokens(states.last_NTH, batch, False)
-        states_MH = read_states(states.last_NTH, batch, extra)[there_NP]
-        if self.every_word:
-            return base.lm_logits(states_MH).float().log_softmax(-1)
-        return token_log_probabilities(base, states_MH, batch.targets_NP[there_NP])[:, None]
 
     def _item(self, example: Example, reference: str) -> Encoded:
         """The input with one reference."""
@@ -268,7 +321,7 @@ class TextReading:
 
     def _pieces(self, example: Example, reference: str) -> tuple[int, ...]:
         """A target as tokens, with the end token."""
-        text = self.target.render({self.label_set.target: reference})[0]
+        text = self.target.render({self.column: reference})[0]
         if self.decoder is not None:
             return (*plain_ids(self.tokenizer, text, target=True), self.end)
         if self.readout.chat:
