@@ -45,6 +45,14 @@ class Stored:
 
 
 @cache
+def stored_lora(key: str) -> Stored:
+    """What was stored of IA3, DoRA, VeRA and unions for a model, by `scripts/fixtures/adapterhub_lora.py`."""
+    with safe_open(FOLDER / f"adapterhub_lora_{key}.safetensors", framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dictionary
+        return Stored(tensors, file.metadata(), stored(key).base)
+
+
+@cache
 def stored(key: str) -> Stored:
     """What was stored for a model."""
     with safe_open(FOLDER / f"adapterhub_{key}.safetensors", framework="pt") as file:

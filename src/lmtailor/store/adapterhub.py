@@ -1,14 +1,15 @@
 """Reading adapter folders that AdapterHub's library wrote as safetensors: `adapter_config.json` and `adapter.safetensors`.
 
 Written for `adapters` 1.3. The library writes pickles unless it is told `use_safetensors=True`; those are refused. It cannot
-write prefixes as safetensors at all, so prefix tuning, MAM and UniPELT have no folders to read. Nothing is dropped: a key that is
-not known, or a tensor that is left over, raises.
+write prefixes as safetensors at all, so prefix tuning, MAM and UniPELT have no folders to read; unions of what it can write have.
+Nothing is dropped: a key that is not known, or a tensor that is left over, raises.
 
 Names of tensors are those of modules in the library's own models: `PATH.HOLDER.adapters.NAME.adapter_down.0.weight`.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,42 +17,26 @@ import torch
 from torch import Tensor, nn
 
 from lmtailor.base.base import Base
-from lmtailor.base.lookup import join
 from lmtailor.base.sites import Site
 from lmtailor.core.errors import AdapterFileError, near
 from lmtailor.edits.edit import Edit
-from lmtailor.edits.edits import Edits
 from lmtailor.methods._bottleneck import Bottleneck
+from lmtailor.methods._lora import LowRank
 from lmtailor.methods._phm import PHM
-from lmtailor.methods.lora import LoRAEdit
+from lmtailor.methods.ia3 import OutputScale
 from lmtailor.methods.loreft import LoReFT, ReFTEdit
 from lmtailor.methods.method import Method
+from lmtailor.methods.union import Union
 from lmtailor.store.adapter import Adapter, outlined
-from lmtailor.store.adapterhub_config import Asked, method_of, shown
+from lmtailor.store.adapterhub_config import Asked, parts_of, shown
+from lmtailor.store.adapterhub_lora import low_rank_sources, scale_sources
+from lmtailor.store.adapterhub_source import Shape, Source
 from lmtailor.store.outline import Outline
 from lmtailor.store.tensors import HEADER, TensorInfo, read_header, read_tensors
 
 HUB_TENSORS = "adapter.safetensors"
 _ABOUT = ("config", "hidden_size", "model_class", "model_name", "model_type", "name", "version")
 """Keys of the file's first level."""
-
-Shape = tuple[int, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Source:
-    """Where one tensor of an edit comes from."""
-
-    shapes: Mapping[str, Shape]
-    """Names in the file, without what stands before the trunk, and their shapes."""
-    make: Callable[[Mapping[str, Tensor]], Tensor]
-    """From the file's tensors by those names to the edit's."""
-
-    @classmethod
-    def same(cls, name: str, tensor: Tensor) -> "Source":
-        """A tensor that the file holds as it is."""
-        return cls(shapes={name: tuple(tensor.shape)}, make=lambda file: file[name])
-
 
 _BOTTLENECK = {
     "down_MH": "adapter_down.0.weight",
@@ -88,11 +73,21 @@ def load_adapterhub(folder: Path, config: Mapping[str, Any], base: Base) -> Adap
         AdapterFileError: the folder is damaged, of another base, or asks for what has no equal here.
     """
     name = _check(config, base)
-    asked = method_of(config["config"], base)
+    parts = parts_of(config["config"], base)
     header = read_header(folder / HUB_TENSORS, limit=HEADER + 8 * base.num_parameters)
-    adapter = outlined(base, asked.method, None, None)
-    sources = [_sources(edit, asked, name, base) for edit in adapter.edits]
-    idle = {file: shape for edit in adapter.edits for file, shape in _idle(edit, asked, name, base).items()}
+    outline = Outline.of(base)
+    method = parts[0].method if len(parts) == 1 else Union(parts=tuple(part.method for part in parts))
+    adapter = outlined(base, method, None, None, outline)
+    owners = list(zip(parts, adapter.edits.split() if len(parts) > 1 else (adapter.edits,), strict=True))
+    by_part = [[_sources(edit, asked, name, base, outline) for edit in edits] for asked, edits in owners]
+    _check_apart(by_part)
+    sources = [own for part in by_part for own in part]
+    idle = {
+        file: shape
+        for asked, edits in owners
+        for edit in edits
+        for file, shape in _idle(edit, asked, name, base, outline).items()
+    }
     wanted = {file: shape for own in sources for source in own.values() for file, shape in source.shapes.items()}
     start = _start(header, wanted)
     found = read_tensors(folder / HUB_TENSORS, {start + file: shape for file, shape in (wanted | idle).items()})
@@ -104,7 +99,7 @@ def load_adapterhub(folder: Path, config: Mapping[str, Any], base: Base) -> Adap
     origin = {key: config.get(key) for key in ("version", "model_class", "model_name", "name")}
     return Adapter(
         method=adapter.method,
-        edits=Edits(tuple(edits)),
+        edits=replace(adapter.edits, items=tuple(edits)),
         base_fingerprint=adapter.base_fingerprint,
         base_source=adapter.base_source,
         outline=adapter.outline,
@@ -127,6 +122,14 @@ def _check(config: Mapping[str, Any], base: Base) -> str:
     return name
 
 
+def _check_apart(by_part: Sequence[Sequence[Mapping[str, Source]]]) -> None:
+    """See that no two parts of a union adapt one place, where the library has room for one of them."""
+    files = [{file for own in part for source in own.values() for file in source.shapes} for part in by_part]
+    times = Counter(file for part in files for file in part)
+    if twice := sorted(file for file, count in times.items() if count > 1):
+        raise AdapterFileError(f"Two configs of its union adapt the same place: both have the tensor {twice[0][:120]!r}.")
+
+
 def _start(header: Mapping[str, TensorInfo], wanted: Mapping[str, Shape]) -> str:
     """What stands before the trunk's paths in the file: its path in the model that was saved."""
     first = next(iter(wanted))
@@ -139,14 +142,16 @@ def _start(header: Mapping[str, TensorInfo], wanted: Mapping[str, Shape]) -> str
     return starts[0]
 
 
-def _sources(edit: Edit, asked: Asked, name: str, base: Base) -> dict[str, Source]:
+def _sources(edit: Edit, asked: Asked, name: str, base: Base, outline: Outline) -> dict[str, Source]:
     """Where the tensors of an edit come from, by field."""
-    if isinstance(edit, LoRAEdit):
-        return _lora_sources(edit, asked, name, base)
+    if isinstance(edit, LowRank):
+        return low_rank_sources(edit, asked, name, base, outline)
+    if isinstance(edit, OutputScale):
+        return scale_sources(edit, asked, name, base, outline)
     if isinstance(edit, ReFTEdit):
-        return _reft_sources(edit, _unit(edit, name, base, number=_number(edit, asked.method)), rotated=asked.rotated)
+        return _reft_sources(edit, _unit(edit, name, base, outline, number=_number(edit, asked.method)), rotated=asked.rotated)
     site = base.sites[edit.site]
-    place = f"{_block(site, base)}.{asked.holder(site.stack, site.name.rsplit('.', 1)[1])}.adapters.{name}"
+    place = f"{_block(site, outline)}.{asked.holder(site.stack, site.name.rsplit('.', 1)[1])}.adapters.{name}"
     fields = _PHM if isinstance(edit, PHM) else _BOTTLENECK
     assert isinstance(edit, PHM | Bottleneck)
     sources = {
@@ -157,15 +162,15 @@ def _sources(edit: Edit, asked: Asked, name: str, base: Base) -> dict[str, Sourc
     return sources
 
 
-def _block(site: Site, base: Base) -> str:
+def _block(site: Site, outline: Outline) -> str:
     """The path in the trunk of the block that a site is in."""
     assert site.block is not None
-    stack = next(stack for stack in base.stacks if stack.name == site.stack)
-    return Outline.of(base).in_trunk(stack.blocks[site.block]) or stack.blocks[site.block]
+    stack = next(stack for stack in outline.stacks if stack.name == site.stack)
+    return outline.in_trunk(stack.blocks[site.block]) or stack.blocks[site.block]
 
 
-def _unit(edit: ReFTEdit, name: str, base: Base, *, number: int) -> str:
-    return f"{_block(base.sites[edit.site], base)}.reft_layer.refts.{name}.units.{number}"
+def _unit(edit: ReFTEdit, name: str, base: Base, outline: Outline, *, number: int) -> str:
+    return f"{_block(base.sites[edit.site], outline)}.reft_layer.refts.{name}.units.{number}"
 
 
 def _reft_sources(edit: ReFTEdit, place: str, *, rotated: bool) -> dict[str, Source]:
@@ -201,33 +206,10 @@ def _number(edit: ReFTEdit, method: Method) -> int:
     return int(not method.tied and (edit.acts == "last" or not edit.first))
 
 
-def _idle(edit: Edit, asked: Asked, name: str, base: Base) -> dict[str, Shape]:
+def _idle(edit: Edit, asked: Asked, name: str, base: Base, outline: Outline) -> dict[str, Shape]:
     """Tensors that the file holds and that act on nothing: untied, the library makes two interventions for one end too."""
     if not isinstance(edit, ReFTEdit) or not isinstance(asked.method, LoReFT) or asked.method.tied or edit.acts != "both":
         return {}
-    place = _unit(edit, name, base, number=1 - _number(edit, asked.method))
+    place = _unit(edit, name, base, outline, number=1 - _number(edit, asked.method))
     sources = _reft_sources(edit, place, rotated=asked.rotated).values()
     return {file: shape for source in sources for file, shape in source.shapes.items()}
-
-
-def _lora_sources(edit: LoRAEdit, asked: Asked, name: str, base: Base) -> dict[str, Source]:
-    """A and B of a projection; of a part of a fused one, its rows of A and B of all enabled parts."""
-    site = base.sites[edit.site]
-    path = join(Outline.of(base).in_trunk(site.module) or site.module, f"loras.{name}")
-    a_name, b_name = f"{path}.lora_A", f"{path}.lora_B"
-    if site.fused is None:
-        return {"a_KI": Source.same(a_name, edit.a_KI), "b_OK": Source.same(b_name, edit.b_OK)}
-    parts = list(asked.matrices)
-    place, count = parts.index(site.name.rsplit(".", 1)[1]), len(parts)
-    return {
-        "a_KI": _piece(a_name, edit.a_KI, place, count),
-        "b_OK": _piece(b_name, edit.b_OK, place, count),
-    }
-
-
-def _piece(name: str, tensor: Tensor, place: int, count: int) -> Source:
-    rows, columns = tensor.shape
-    return Source(
-        shapes={name: (rows * count, columns)},
-        make=lambda file: file[name][place * rows : (place + 1) * rows].clone(),
-    )

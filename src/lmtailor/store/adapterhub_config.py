@@ -13,6 +13,7 @@ from lmtailor.methods._bottleneck import Activation
 from lmtailor.methods.compacter import Compacter
 from lmtailor.methods.compacter_plus_plus import CompacterPlusPlus
 from lmtailor.methods.houlsby import Houlsby
+from lmtailor.methods.ia3 import IA3
 from lmtailor.methods.lora import LoRA
 from lmtailor.methods.loreft import LoReFT
 from lmtailor.methods.method import Method
@@ -62,14 +63,10 @@ _BOTTLENECK_REST: Mapping[str, tuple[Any, ...]] = {
 }
 _REFT_KEYS = frozenset("layers prefix_positions suffix_positions r orthogonality tied_weights".split())
 _REFT_REST: Mapping[str, tuple[Any, ...]] = {"non_linearity": (None,), "output_reft": (True,)}
-_LORA_KEYS = frozenset("selfattn_lora intermediate_lora output_lora r alpha attn_matrices".split())
-_LORA_REST: Mapping[str, tuple[Any, ...]] = {
-    "composition_mode": ("add",),
-    "use_gating": (False,),
-    "use_dora": (False,),
-    "vera_d": (None,),
-    "vera_b": (None,),
-}
+_LORA_KEYS = frozenset(
+    "selfattn_lora intermediate_lora output_lora r alpha attn_matrices composition_mode use_dora vera_d vera_b".split()
+)
+_LORA_REST: Mapping[str, tuple[Any, ...]] = {"use_gating": (False,)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +76,9 @@ class Asked:
     method: Method
     holders: Mapping[str, str] = field(default_factory=dict)
     matrices: tuple[str, ...] = ()
-    """LoRA: the parts of a fused projection that are adapted, in the order of its features."""
+    """LoRA, IA3: the parts of a fused projection that are adapted, in the order of its features."""
+    whole_scales: bool = False
+    """LoRA: whether it is a VeRA whose vectors are whole matrices."""
     rotated: bool = False
     """LoReFT: whether R was kept orthonormal, and so is stored as what it is computed from."""
 
@@ -88,15 +87,29 @@ class Asked:
         return self.holders.get(f"{stack}.{part}") or self.holders[part]
 
 
-def method_of(settings: Mapping[str, Any], base: Base) -> Asked:
-    """The method of a folder's settings.
+def parts_of(settings: Mapping[str, Any], base: Base) -> tuple[Asked, ...]:
+    """What a folder's settings ask for: one method, or those of a union.
 
     Raises:
         AdapterFileError: the settings have no equal here, or are not known.
     """
+    if settings.get("architecture") != "union":
+        return (_part(settings, base),)
+    _known(settings, {"configs"}, {})
+    configs = settings.get("configs")
+    if not isinstance(configs, list) or not configs or not all(isinstance(one, dict) for one in configs):
+        raise AdapterFileError(f"configs is {shown(configs)}; a list of the settings of a union's parts is read.")
+    return tuple(_part(one, base) for one in configs)
+
+
+def _part(settings: Mapping[str, Any], base: Base) -> Asked:
     kind = settings.get("architecture") or "bottleneck"
     if not isinstance(kind, str) or kind not in _KINDS:
-        raise AdapterFileError(f"It is of AdapterHub's architecture {shown(kind)}, which is not read; {', '.join(_KINDS)} are.")
+        why = ", since the library cannot store prefixes as safetensors" if kind == "prefix_tuning" else ""
+        raise AdapterFileError(
+            f"It is of AdapterHub's architecture {shown(kind)}, which is not read{why}. Those read are {', '.join(_KINDS)} "
+            "and unions of them."
+        )
     return _KINDS[kind](settings, base)
 
 
@@ -162,11 +175,35 @@ def _lora(settings: Mapping[str, Any], base: Base) -> Asked:
     feed = [part for key, part in inner.items() if _flag(settings, key)]
     attn, cross = ([f"{where}.{part}" for part in ordered] for where in ("attn", "cross"))
     at = _at(settings, base, {stack: [*attn, *(cross if stack == "decoder" else ()), *feed] for stack in base.sites.stacks})
-    rank = _integer(settings, "r")
-    alpha = settings.get("alpha")
+    return _low_rank(settings, at, ordered)
+
+
+def _low_rank(settings: Mapping[str, Any], at: str, matrices: tuple[str, ...]) -> Asked:
+    """LoRA, DoRA, VeRA or IA3 at these sites. Which it is, the library tells by settings, and so does this."""
+    rank, alpha, dora = _integer(settings, "r"), settings.get("alpha"), _flag(settings, "use_dora")
     if type(alpha) not in (int, float):
         raise AdapterFileError(f"alpha must be a number; it is {shown(alpha)}.")
-    return Asked(method=LoRA(rank=rank, alpha=float(alpha), at=at), matrices=ordered)  # type: ignore[arg-type]
+    for key in ("vera_d", "vera_b"):
+        if type(settings.get(key)) not in (float, type(None)):
+            raise AdapterFileError(f"{key} must be a number or null; it is {shown(settings[key])}.")
+    vera = settings.get("vera_d") is not None or settings.get("vera_b") is not None
+    mode = settings.get("composition_mode", "add")
+    if mode == "scale":
+        if dora or vera or rank != 1 or alpha != 1:
+            raise AdapterFileError(
+                f"It is an IA3 (composition_mode 'scale') with r {rank}, alpha {shown(alpha)}, use_dora {dora} and vera_d "
+                f"{shown(settings.get('vera_d'))}; an IA3 with r 1, alpha 1 and neither of the others is read."
+            )
+        return Asked(method=IA3(at=at, at_inputs=""), matrices=matrices)
+    if mode != "add":
+        raise AdapterFileError(f"composition_mode is {shown(mode)}; 'add' (LoRA) and 'scale' (IA3) are read.")
+    if vera and dora:
+        raise AdapterFileError("It uses use_dora (True) together with vera_d and vera_b, which is not read here.")
+    return Asked(
+        method=LoRA(rank=rank, alpha=float(alpha), dora=dora, at=at),  # type: ignore[arg-type]
+        matrices=matrices,
+        whole_scales=vera,
+    )
 
 
 def _reft(settings: Mapping[str, Any], base: Base) -> Asked:
