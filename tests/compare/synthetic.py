@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from lmtailor.compare.folder import About, Answers
+from lmtailor.compare.answers import Answers
+from lmtailor.compare.folder import About
 from lmtailor.compare.leaderboard import Run
 from lmtailor.compare.record import Point, RunRecord, Touch
 from lmtailor.tasks.metrics import evaluate_predictions

@@ -10,6 +10,7 @@ import pytest
 from rich.console import Console
 
 from lmtailor.base.base import Base
+from lmtailor.compare.answers import Answers
 from lmtailor.compare.cell import Job, Outcome, answer_alike, run_cell, touches
 from lmtailor.compare.compare import Comparison, compare
 from lmtailor.compare.default_plan import default_plan, proposed_verbalizer
@@ -83,8 +84,10 @@ def test_a_trained_cell_gives_answers_history_costs_and_an_adapter(bases: Mappin
     base = bases["encoder"]
     done = run_cell(job(Cell(name="LoRA", method=LoRA(rank=2), training=SHORT), base, task, tmp_path))
     assert set(done.answers) == {"test", "other"}
-    assert done.answers["test"].predicted.dtype.kind == "i"
-    assert list(done.answers["test"].reference) == list(task.split("test").labels)
+    answers = done.answers["test"]
+    assert isinstance(answers, Answers)
+    assert answers.predicted.dtype.kind == "i"
+    assert list(answers.reference) == list(task.split("test").labels)
     assert [point.step for point in done.history] == [3, 6]
     assert all(point.score is not None and point.loss is not None and point.seconds > 0 for point in done.history)
     assert done.touches == ("projections",)

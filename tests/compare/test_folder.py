@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lmtailor.compare.folder import Answers, Folder, RunFolder, folder_bytes, record_from_mapping, record_to_mapping, slug
+from lmtailor.compare.answers import Answers
+from lmtailor.compare.folder import Folder, RunFolder, folder_bytes, record_from_mapping, record_to_mapping, slug
 from lmtailor.core.errors import InputError
 from tests.compare.synthetic import demo_about, demo_runs
 
@@ -25,8 +26,11 @@ def test_records_answers_and_the_task_come_back(tmp_path: Path) -> None:
     assert answers is not None
     assert answers.keys() == run.answers.keys()
     for split, one in answers.items():
-        assert np.array_equal(one.predicted, run.answers[split].predicted)
-        assert one.predicted.dtype == run.answers[split].predicted.dtype
+        kept = run.answers[split]
+        assert isinstance(one, Answers)
+        assert isinstance(kept, Answers)
+        assert np.array_equal(one.predicted, kept.predicted)
+        assert one.predicted.dtype == kept.predicted.dtype
     assert [one.path for one in folder.runs(about)] == [place.path]
 
 

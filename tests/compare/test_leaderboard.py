@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score
 
-from lmtailor.compare.folder import About, Answers
+from lmtailor.compare.answers import Answers
+from lmtailor.compare.folder import About
 from lmtailor.compare.leaderboard import Leaderboard, Run, make_leaderboard
 from lmtailor.core.errors import InputError
 from lmtailor.tasks.metrics import paired_difference
@@ -34,7 +35,8 @@ def board(about: About, runs: list[Run]) -> Leaderboard:
 
 
 def _answers(runs: list[Run], cell: str, split: str = "test") -> list[Answers]:
-    return [run.answers[split] for run in runs if run.record.cell == cell and run.record.status == "done"]
+    found = [run.answers[split] for run in runs if run.record.cell == cell and run.record.status == "done"]
+    return [one for one in found if isinstance(one, Answers)]
 
 
 def _f1(answers: Answers) -> float:

@@ -12,9 +12,10 @@ import pytest
 from rich.console import Console
 
 from lmtailor.base.base import Base
+from lmtailor.compare.answers import Answers
 from lmtailor.compare.cell import Job, Outcome, answer_alike
 from lmtailor.compare.compare import Comparison, compare, open_comparison
-from lmtailor.compare.folder import Answers, Folder
+from lmtailor.compare.folder import Folder
 from lmtailor.compare.plan import BaseSource, Budget, Cell, Plan
 from lmtailor.compare.plan_file import plan_from_mapping
 from lmtailor.compare.record import Point

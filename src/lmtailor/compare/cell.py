@@ -1,16 +1,14 @@
 """One run: fit a cell with one seed, and let it answer on every split that counts."""
 
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean
 from typing import Any
 
-import numpy as np
-
 from lmtailor.base.base import Base
-from lmtailor.compare.folder import Answers, RunFolder
+from lmtailor.compare.answers import AnyAnswers, answers_of
+from lmtailor.compare.baseline import baseline_answers
+from lmtailor.compare.folder import RunFolder
 from lmtailor.compare.plan import Cell, Majority
 from lmtailor.compare.record import Point, Touch
 from lmtailor.core.errors import InputError, TrainingError
@@ -20,6 +18,7 @@ from lmtailor.fit.callbacks.callback import Ended, Evaluated, Started, Stepped
 from lmtailor.fit.callbacks.jsonl import JsonlCallback
 from lmtailor.fit.fit import fit
 from lmtailor.fit.teacher import soft_labels_from
+from lmtailor.infer.decoding import Decoding
 from lmtailor.infer.evaluate import plain_adapter, predict_examples
 from lmtailor.objectives.supervised import Supervised
 from lmtailor.readouts.labels import LabelSet
@@ -57,6 +56,8 @@ class Job:
     """The most that the fit may take."""
     batch_size: int
     tick: Tick
+    decoding: Decoding | None = None
+    """How text is written; None where none is."""
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -68,7 +69,7 @@ class Job:
 class Outcome:
     """What one run gave."""
 
-    answers: Mapping[str, Answers]
+    answers: Mapping[str, AnyAnswers]
     """Split → answers."""
     dev: Scores | None = None
     """Scores on dev, as the fit measured them."""
@@ -159,20 +160,8 @@ def _adapted(job: Job, base: Base, watch: "Watch") -> Adapter:
 
 
 def answer_alike(task: Task, splits: Sequence[str]) -> Outcome:
-    """The baseline: always the most frequent label of the training split, or in regression its mean."""
-    labels = task.split("train").labels
-    answer: float | int
-    if task.kind == "classification":
-        counts = Counter(int(label) for label in labels)
-        answer = max(counts, key=lambda label: (counts[label], -label))
-        note = f"It always answers {task.labels[answer]!r}, {counts[answer] / len(labels):.0%} of the training split."
-    else:
-        answer = fmean(labels)
-        note = f"It always answers {answer:.4g}, the mean of the training split."
-    answers = {}
-    for split in splits:
-        reference = np.array(task.split(split).labels)
-        answers[split] = Answers(predicted=np.full(len(reference), answer), reference=reference)
+    """What the baseline gives; see `baseline`."""
+    answers, note = baseline_answers(task, splits)
     return Outcome(answers=answers, notes=(note,))
 
 
@@ -229,17 +218,19 @@ class Watch:
             )
 
 
-def _answers(job: Job, base: Base, adapter: Adapter, watch: Watch) -> tuple[dict[str, Answers], float, list[str]]:
+def _answers(job: Job, base: Base, adapter: Adapter, watch: Watch) -> tuple[dict[str, AnyAnswers], float, list[str]]:
     """Answers on every split, the seconds for the one that ranks, and what was cut."""
-    answers, seconds, notes = {}, 0.0, []
+    answers: dict[str, AnyAnswers] = {}
+    seconds, notes = 0.0, []
     for split in job.splits:
         began = time.monotonic()
         examples = job.task.split(split).examples
-        predictions = predict_examples(base, adapter, examples, batch_size=job.batch_size, progress=watch.answered)
+        predictions = predict_examples(
+            base, adapter, examples, batch_size=job.batch_size, decoding=job.decoding, progress=watch.answered
+        )
         if split == job.split:
             seconds = time.monotonic() - began
-        reference = np.array(job.task.split(split).labels)
-        answers[split] = Answers(predicted=np.asarray(predictions.predicted, dtype=reference.dtype), reference=reference)
+        answers[split] = answers_of(job.task, split, predictions.predicted)
         if predictions.cut:
             notes.append(f"{predictions.cut} of {len(examples)} texts of {split} were cut to the model's length")
     return answers, seconds, notes

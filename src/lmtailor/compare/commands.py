@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lmtailor.compare.leaderboard import Leaderboard, Run
+from lmtailor.tasks.metrics.direction import greater_is_better
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,7 +15,7 @@ class Commands:
 
     cell: str
     seed: int
-    """Of the adapter: the one with the highest score on dev, where that was measured."""
+    """Of the adapter: the one with the best score on dev, where that was measured."""
     lines: tuple[str, ...]
     """For a shell: one text, and many."""
     python: str
@@ -59,5 +60,9 @@ def commands(board: Leaderboard, runs: Sequence[Run], cell: str, folder: Path, e
 
 
 def _dev(board: Leaderboard, run: Run) -> float:
+    """The score by which the adapter was chosen, so that larger is better; −∞ where there is none."""
+    metric = board.about.choosing
     scores = run.record.scores.get("dev")
-    return scores[board.metric].value if scores is not None else float("-inf")
+    if scores is None or metric not in scores:
+        return float("-inf")
+    return scores[metric].value if greater_is_better(metric) else -scores[metric].value

@@ -10,6 +10,8 @@ from rich.console import Console
 
 from lmtailor.base.base import Base
 from lmtailor.base.load import load_base
+from lmtailor.compare.answers import check_rankable
+from lmtailor.compare.baseline import baseline_words
 from lmtailor.compare.cell import Runner, run_cell
 from lmtailor.compare.commands import Commands, commands
 from lmtailor.compare.default_plan import default_plan
@@ -144,11 +146,10 @@ def compare(
     if shots is not None:
         chosen = replace(chosen, budget=replace(chosen.budget, shots=shots))
     sources = {name: source for name, source in chosen.bases.items() if name not in given}
-    chosen = chosen.with_baseline("majority class" if task.kind == "classification" else "mean value").resolved(
-        {**given, **sources}
-    )
+    chosen = chosen.with_baseline(baseline_words(task.kind).name).resolved({**given, **sources})
     if chosen.metrics:
         task = replace(task, metrics=chosen.metrics)
+    _check_kind(chosen, task)
     seen = budgeted(task, chosen.budget, chosen.cells[0].seeds[0])
     split = _ranking_split(seen)
     check_sizes(chosen.cells, seen, chosen.budget)
@@ -187,6 +188,17 @@ def _task(plan: Plan | None, task: Task | None) -> Task:
     if plan is None or plan.task is None:
         raise InputError('There is no task to compare on. Give one, or name a card in the plan: task = "card.toml".')
     return load_task(plan.task)
+
+
+def _check_kind(plan: Plan, task: Task) -> None:
+    """See that the plan fits the task's kind.
+
+    Raises:
+        InputError: a metric that answers do not give, or `decoding` where nothing is written.
+    """
+    check_rankable(task.metrics, task.kind)
+    if plan.decoding is not None and task.kind != "generation":
+        raise InputError(f"[decoding] says how text is written, and the task {task.name} is of {task.kind}. Leave it out.")
 
 
 def _used_bases(plan: Plan, given: Iterable[str]) -> set[str]:

@@ -6,7 +6,7 @@
     runs/CELL/seed-N/
         settings.json             the hash of the settings, written before the run begins
         record.json               written when the run has ended; without it the run was interrupted
-        predictions.safetensors   answers and truth on every split that was scored
+        predictions.safetensors   answers and truth on every split that was scored; predictions.json, where they are texts
         log.jsonl                 what the fit said, step by step
         adapter/                  while it runs the fit's checkpoint, then the saved adapter
 
@@ -22,31 +22,16 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save
-
+from lmtailor.compare.answers import AnyAnswers
+from lmtailor.compare.answers_file import read_answers, write_answers
 from lmtailor.compare.positions import EXAMPLES, Position, smaller_cells
 from lmtailor.compare.record import Point, RunRecord
 from lmtailor.core.errors import InputError
-from lmtailor.core.files import disk_error, write_bytes, write_text
+from lmtailor.core.files import disk_error, write_text
 from lmtailor.core.settings import from_mapping, to_mapping
 from lmtailor.tasks.example import TaskKind
 from lmtailor.tasks.metrics import Scores
-
-Numbers = NDArray[Any]
-"""Label indices (integers), or in regression values."""
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Answers:
-    """What one run answered on one split."""
-
-    predicted: Numbers
-    """(N,)"""
-    reference: Numbers
-    """The truth (N,)."""
+from lmtailor.tasks.metrics.direction import choosing_metric
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,13 +57,18 @@ class About:
     cells: tuple[str, ...]
     """In the order of the plan."""
     baseline: str | None
-    """The cell that always gives the same answer."""
+    """The cell that needs no model; see `baseline`."""
     reference: str | None
     """The cell that others are tested against; None: the best."""
     positions: Mapping[str, tuple[Position, ...]] = field(default_factory=dict)
     """Cell → on which curves it is a point, if on any."""
     studies: tuple[str, ...] = ()
     """Bases on which the plan has a study of sensitivity."""
+
+    @property
+    def choosing(self) -> str:
+        """The metric that chose checkpoints on dev."""
+        return choosing_metric(self.kind, self.metrics)
 
     @property
     def smaller(self) -> frozenset[str]:
@@ -130,31 +120,17 @@ class RunFolder:
         except InputError:
             return None
 
-    def answers(self) -> dict[str, Answers] | None:
+    def answers(self) -> dict[str, AnyAnswers] | None:
         """Split → answers; None if they are not there."""
-        try:
-            arrays = load_file(self.path / "predictions.safetensors")
-        except (OSError, SafetensorError):
-            return None
-        splits = [name.removesuffix(".predicted") for name in arrays if name.endswith(".predicted")]
-        try:
-            return {
-                split: Answers(predicted=arrays[f"{split}.predicted"], reference=arrays[f"{split}.reference"]) for split in splits
-            }
-        except KeyError:
-            return None
+        return read_answers(self.path)
 
-    def write(self, record: RunRecord, answers: Mapping[str, Answers]) -> None:
+    def write(self, record: RunRecord, answers: Mapping[str, AnyAnswers]) -> None:
         """Keep the end of a run: the answers first, since the record says that all is there.
 
         Raises:
-            InputError: the folder cannot be written.
+            InputError: the folder cannot be written, or texts are too large.
         """
-        arrays: dict[str, Numbers] = {}
-        for split, one in answers.items():
-            arrays[f"{split}.predicted"] = np.ascontiguousarray(one.predicted)
-            arrays[f"{split}.reference"] = np.ascontiguousarray(one.reference)
-        write_bytes(self.path / "predictions.safetensors", save(arrays))
+        write_answers(self.path, answers)
         write_text(self.path / "record.json", json.dumps(record_to_mapping(record), indent=1, ensure_ascii=False))
 
 

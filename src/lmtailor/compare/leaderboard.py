@@ -7,14 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean
 
-import numpy as np
-
-from lmtailor.compare.folder import About, Answers, Numbers
+from lmtailor.compare.answers import AnyAnswers, difference, means
+from lmtailor.compare.folder import About
 from lmtailor.compare.numbers import listed
 from lmtailor.compare.record import RunRecord, Touch
 from lmtailor.core.errors import InputError, near
-from lmtailor.tasks.metrics import PairedTest, Score, get_metric, paired_difference
-from lmtailor.tasks.metrics.means import mean_scores
+from lmtailor.tasks.metrics import PairedTest, Score
+from lmtailor.tasks.metrics.direction import greater_is_better
 
 LEVEL = 0.05
 """A difference with a smaller p-value is called significant.
@@ -28,7 +27,7 @@ class Run:
     """A record with its answers."""
 
     record: RunRecord
-    answers: Mapping[str, Answers] = field(default_factory=dict)
+    answers: Mapping[str, AnyAnswers] = field(default_factory=dict)
     """Split → answers; empty if it failed."""
 
 
@@ -59,7 +58,7 @@ class Row:
     touches: tuple[Touch, ...]
     """Where the method acts."""
     baseline: bool
-    """Whether it always gives the same answer."""
+    """Whether it needs no model; see `baseline`."""
     trained_parameters: int
     base_parameters: int
     fit_seconds: float
@@ -95,7 +94,7 @@ class OutOfDomain:
 
     split: str
     cell: str
-    """The highest score there, baselines aside."""
+    """The best score there, baselines aside."""
     winner: PairedTest | None
     """The in-domain winner less that cell, on this set; None if it is the same cell."""
 
@@ -119,13 +118,18 @@ class Leaderboard:
         return self.about.metrics[0]
 
     @property
+    def sign(self) -> int:
+        """1 if a larger value of the ranking metric is a better one, else −1."""
+        return 1 if greater_is_better(self.metric) else -1
+
+    @property
     def best(self) -> Row | None:
-        """The row with the highest score, the baseline aside."""
+        """The row with the best score, the baseline aside."""
         return next((row for row in self.rows if not row.baseline), None)
 
     @property
     def baseline(self) -> Row | None:
-        """The row that always gives the same answer."""
+        """The row that needs no model."""
         return next((row for row in self.rows if row.baseline), None)
 
     @property
@@ -173,7 +177,7 @@ def make_leaderboard(about: About, runs: Sequence[Run], *, resamples: int = 1000
         if own
     ]
     rows = [row for row in every if row.cell not in about.smaller]
-    sign = 1 if get_metric(about.metrics[0]).greater_is_better else -1
+    sign = 1 if greater_is_better(about.metrics[0]) else -1
     rows.sort(key=lambda row: -sign * row.score.value)
     failures = [run.record for own in by_cell.values() for run in own if run.record.status == "failed"]
     tested = _tested(about, rows, done, resamples)
@@ -185,7 +189,7 @@ def make_leaderboard(about: About, runs: Sequence[Run], *, resamples: int = 1000
 def _row(about: About, runs: list[Run], failed: list[int], resamples: int) -> Row:
     runs = sorted(runs, key=lambda run: run.record.seed)
     first = runs[0].record
-    scores = {split: mean_scores(about.metrics, *_stacked(runs, split), resamples=resamples) for split in runs[0].answers}
+    scores = {split: means(about.metrics, [run.answers[split] for run in runs], resamples=resamples) for split in runs[0].answers}
     metric, split = about.metrics[0], about.split
     records = [run.record for run in runs]
     return Row(
@@ -248,11 +252,5 @@ def _out_of_domain(
 
 def _test(about: About, split: str, a: Sequence[Run], b: Sequence[Run], resamples: int) -> PairedTest:
     """The first cell less the second."""
-    (a_SN, truth_a), (b_SN, truth_b) = _stacked(a, split), _stacked(b, split)
-    return paired_difference(about.metrics[0], a_SN, b_SN, truth_a, truth_b, resamples=resamples)
-
-
-def _stacked(runs: Sequence[Run], split: str) -> tuple[Numbers, Numbers]:
-    """Predictions and truth of each seed (S, N). With few shots and no test split each seed is ranked on a dev set of its own."""
-    answers = [run.answers[split] for run in runs]
-    return np.stack([one.predicted for one in answers]), np.stack([one.reference for one in answers])
+    sides = [[run.answers[split] for run in side] for side in (a, b)]
+    return difference(about.metrics[0], *sides, resamples=resamples)

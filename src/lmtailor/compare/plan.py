@@ -11,12 +11,14 @@ from lmtailor.core.settings import to_mapping
 from lmtailor.fit.teacher import soft_source_digest
 from lmtailor.fit.training import Training
 from lmtailor.fit.unlabelled import Unlabelled
+from lmtailor.infer.decoding import Decoding
 from lmtailor.methods import method_name
 from lmtailor.methods.frozen import Frozen
 from lmtailor.methods.method import Method
 from lmtailor.objectives.objective import Objective
 from lmtailor.objectives.supervised import Supervised
 from lmtailor.readouts.head import Head
+from lmtailor.readouts.readout import Readout
 from lmtailor.readouts.registry import READOUTS, readout_name
 from lmtailor.readouts.text import Text
 from lmtailor.readouts.verbalizer import Verbalizer
@@ -24,15 +26,18 @@ from lmtailor.strategies.sensitivity import Sensitivity
 from lmtailor.strategies.strategy import Strategy
 
 MAJORITY = "majority"
-"""Name of the readout that always gives the same answer."""
+"""Name of the readout that looks at nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Majority:
-    """A readout that looks at nothing: it gives the most frequent label of the training split, or in regression its mean."""
+    """A readout that needs no model: always the training split's most frequent label, and its like in other tasks.
+
+    See `baseline`.
+    """
 
 
-AnyReadout = Head | Verbalizer | Text | Majority
+AnyReadout = Readout | Majority
 
 READOUT_NAMES = (*READOUTS, MAJORITY)
 """What a plan may name as a readout."""
@@ -137,7 +142,7 @@ class Cell:
 
     @property
     def is_baseline(self) -> bool:
-        """Whether it always gives the same answer, and needs no base."""
+        """Whether it needs no base; see `baseline`."""
         return isinstance(self.readout, Majority)
 
     @property
@@ -161,9 +166,8 @@ class Cell:
         readout = self.readout
         return isinstance(readout, Majority) or (
             self.strategy is None
-            and isinstance(readout, Verbalizer)
             and isinstance(self.method, Frozen)
-            and (readout.demonstrations is None or readout.demonstrations.shown is not None)
+            and (isinstance(readout, Text) or (isinstance(readout, Verbalizer) and _shows_the_same(readout)))
         )
 
     @property
@@ -233,9 +237,11 @@ class Plan:
     reference: str | None = None
     """A cell to which all others are compared in the report, besides the best; or a route with several training sizes."""
     baseline: bool = True
-    """Whether the cell that always gives the same answer is added where no cell is it."""
+    """Whether the cell that needs no model is added where no cell is it; see `baseline`."""
     batch_size: int = 32
     """Examples a batch in prediction."""
+    decoding: Decoding | None = None
+    """How text is written, in tasks of generation; None: greedily, 64 tokens at most."""
     sensitivity: StudyPlan | None = None
     """Run besides, after the cells."""
 
@@ -319,3 +325,8 @@ def _study_with_base(study: StudyPlan, bases: Mapping[str, object]) -> StudyPlan
     if unknown is not None:
         raise InputError(f"[sensitivity] is on the base {unknown!r}, which is not there. {near(unknown, bases)}")
     return study if study.bases else replace(study, bases=tuple(bases))
+
+
+def _shows_the_same(readout: Verbalizer) -> bool:
+    """Whether every seed shows the same demonstrations, or none."""
+    return readout.demonstrations is None or readout.demonstrations.shown is not None

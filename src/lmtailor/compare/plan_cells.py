@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, TypeVar
 
 from lmtailor.compare.plan import Cell, Majority
@@ -99,9 +100,10 @@ class CellReader:
         entries = self.entries
         strategies = self._choices(table.get("strategy"), f"{place}.strategy", entries.chosen_strategy)
         plain = any(strategy is None for _, strategy in strategies)
+        chosen_readout = partial(entries.chosen_readout, strategy=strategies[0][1] if len(strategies) == 1 else None)
         return {
             "base": self._choices(table.get("base"), f"{place}.base", entries.base_name),
-            "readout": self._choices(table.get("readout", "head" if plain else None), f"{place}.readout", entries.chosen_readout),
+            "readout": self._choices(table.get("readout", "head" if plain else None), f"{place}.readout", chosen_readout),
             "method": self._choices(table.get("method", "frozen" if plain else None), f"{place}.method", entries.chosen_method),
             "training": self._choices(table.get("training"), f"{place}.training", entries.chosen_training),
             "strategy": strategies,

@@ -72,13 +72,16 @@ class Entries:
             raise InputError(f"{place}{within(self.source)}: there is no base {name!r}. {near(name, self.bases)}")
         return name, name
 
-    def chosen_readout(self, value: object, place: str) -> tuple[str, AnyReadout | None]:
-        """The readout of a cell, by name or in place, with its label; None where the cell leaves it out."""
+    def chosen_readout(self, value: object, place: str, strategy: Strategy | None = None) -> tuple[str, AnyReadout | None]:
+        """The readout of a cell, by name or in place, with its label; None where the cell leaves it out.
+
+        In place, it may leave out what the cell's strategy finds.
+        """
         if value is None:
             return "", None
         if isinstance(value, str) and value in self.readouts:
             return value, self.readouts[value]
-        return self._readout(value, place, tuple(self.readouts))
+        return self._readout(value, place, tuple(self.readouts), strategy=strategy)
 
     def chosen_method(self, value: object, place: str) -> tuple[str, Method | None]:
         """The method of a cell, by name or in place, with its label; None where the cell leaves it out."""
@@ -166,7 +169,12 @@ class Entries:
         return name, from_mapping(known[name], settings, path=place, source=self.source)
 
     def _readout(
-        self, value: object, place: str, entries: Sequence[str] = (), default: str | None = None
+        self,
+        value: object,
+        place: str,
+        entries: Sequence[str] = (),
+        default: str | None = None,
+        strategy: Strategy | None = None,
     ) -> tuple[str, AnyReadout]:
         """Likewise a readout."""
         name, settings = self._named(value, place, default if default in READOUT_NAMES else None)
@@ -178,6 +186,8 @@ class Entries:
             return name, from_mapping(Majority, settings, path=place, source=self.source)
         if PROMPT in settings:
             settings = self._prompted(name, settings, place)
+        if strategy is not None and strategy.finds and get_readout(name) is Verbalizer and self.task is not None:
+            settings = strategy.filled(settings, load_task(self.task))
         return name, from_mapping(get_readout(name), self._from_here(settings), path=place, source=self.source)
 
     def _prompted(self, name: str, settings: Mapping[str, object], place: str) -> dict[str, object]:

@@ -9,6 +9,10 @@ sizes = [50, 100, 200]                   # optional: training examples; each cel
 [budget]                                 # optional; also total_seconds, train_examples, shots, unlabelled
 cell_seconds = 600
 
+[decoding]                               # optional, where answers are written: settings of `Decoding`
+max_new_tokens = 64
+beams = 4
+
 [bases]
 minilm = "models/all-MiniLM-L6-v2"
 smollm2 = { source = "models/smollm2.gguf", dtype = "float32" }
@@ -91,6 +95,7 @@ from lmtailor.compare.plan_entries import ENTRIES, Entries, within
 from lmtailor.core.errors import InputError, near
 from lmtailor.core.settings import apply_overrides, from_mapping
 from lmtailor.core.typed import found
+from lmtailor.infer.decoding import Decoding
 from lmtailor.strategies.sensitivity import Sensitivity
 
 _CELLS = "cells"
@@ -109,6 +114,7 @@ class _Top:
     baseline: bool = True
     batch_size: int = 32
     budget: Budget = field(default_factory=Budget)
+    decoding: Decoding | None = None
 
 
 def read_plan(path: str | Path, *, overrides: Iterable[str] = ()) -> Plan:
@@ -163,6 +169,7 @@ def plan_from_mapping(values: Mapping[str, object], *, folder: Path = Path(), so
         reference=top.reference,
         baseline=top.baseline,
         batch_size=top.batch_size,
+        decoding=top.decoding,
         sensitivity=_study(values[_STUDY], entries) if _STUDY in values else None,
     )
     return plan.resolved(entries.bases) if entries.bases else plan

@@ -9,6 +9,7 @@ parameters for what is stored and shipped for each task.
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from lmtailor.compare.baseline import baseline_words
 from lmtailor.compare.leaderboard import LEVEL, Leaderboard, Row
 from lmtailor.compare.numbers import count, duration, interval, listed, metric_name, p_value, score, signed
 
@@ -52,17 +53,22 @@ def cheapest(rows: list[Row]) -> Row:
 
 
 def beats_baseline(board: Leaderboard, row: Row) -> bool:
-    """Whether a row is significantly better than always giving the same answer; true if that was not measured."""
+    """Whether a row is significantly better than the baseline; true if that was not measured."""
     if board.baseline is None or row.to_baseline is None:
         return True
-    return row.to_baseline.p < LEVEL and row.to_baseline.difference > 0
+    return row.to_baseline.p < LEVEL and board.sign * row.to_baseline.difference > 0
+
+
+def _doing(board: Leaderboard) -> str:
+    """What the baseline does."""
+    return baseline_words(board.about.kind).doing
 
 
 def _useless(board: Leaderboard, best: Row) -> str:
     assert board.baseline is not None
     assert best.to_baseline is not None
     return (
-        f"Nothing is significantly better than always giving the same answer ({metric_name(board.metric)} "
+        f"Nothing is significantly better than {_doing(board)} ({metric_name(board.metric)} "
         f"{score(board.baseline.score.value)}). The best, {best.cell}, differs from it by {signed(best.to_baseline.difference)} "
         f"{interval(best.to_baseline.low, best.to_baseline.high)}. More data, longer training or another model may help."
     )
@@ -82,9 +88,9 @@ def _reason(board: Leaderboard, best: Row, chosen: Row, candidates: list[Row]) -
     others = [row for row in candidates if row is not best]
     if not others:
         rest = "every other one is significantly worse" if len(board.rows) > 1 else "it is the only one"
-        return f"It has the highest score of all routes, {has}, and {rest}. {_costs(chosen)}"
+        return f"It has the best score of all routes, {has}, and {rest}. {_costs(chosen)}"
     ties = listed([row.cell for row in others[:3]] + ([f"{len(others) - 3} more"] if len(others) > 3 else []))
-    return f"It has the highest score of all routes, {has}. Within chance of it, but not cheaper: {ties}. {_costs(chosen)}"
+    return f"It has the best score of all routes, {has}. Within chance of it, but not cheaper: {ties}. {_costs(chosen)}"
 
 
 def _costs(row: Row) -> str:
@@ -137,7 +143,7 @@ def _warnings(board: Leaderboard) -> Iterator[str]:
     if trained and all(len(row.seeds) == 1 for row in trained):
         yield "Every route was trained once, so the intervals do not say how much another seed would change."
     for one in board.ood:
-        if best is not None and one.winner is not None and one.winner.p < LEVEL and one.winner.difference < 0:
+        if best is not None and one.winner is not None and one.winner.p < LEVEL and board.sign * one.winner.difference < 0:
             ahead = board.row(one.cell)
             there, here = ahead.on(one.split), best.on(one.split)
             assert there is not None
@@ -158,10 +164,10 @@ def _remarks(board: Leaderboard) -> Iterator[str]:
     if best is not None and not beats_baseline(board, best):
         return  # the recommendation says so already
     if weak:
-        yield f"Trained, and not significantly better than always giving the same answer: {listed(weak)}."
+        yield f"Trained, and not significantly better than {_doing(board)}: {listed(weak)}."
     elif board.baseline is not None and any(row.trained_parameters for row in board.rows):
         worth = f"{name} {score(board.baseline.score.value)}"
-        yield f"Every trained route is significantly better than always giving the same answer ({worth})."
+        yield f"Every trained route is significantly better than {_doing(board)} ({worth})."
 
 
 def _untrained(board: Leaderboard, row: Row, best: Row, name: str) -> str:
@@ -169,11 +175,11 @@ def _untrained(board: Leaderboard, row: Row, best: Row, name: str) -> str:
     text = f"Without any training, {row.cell} reaches {name} {score(row.score.value)} {interval(row.score.low, row.score.high)}"
     if board.baseline is not None and row.to_baseline is not None:
         if beats_baseline(board, row):
-            text += f": {signed(row.to_baseline.difference)} against always giving the same answer"
+            text += f": {signed(row.to_baseline.difference)} against {_doing(board)}"
         elif row.to_baseline.p < LEVEL:
-            text += f", which is worse than always giving the same answer ({score(board.baseline.score.value)})"
+            text += f", which is worse than {_doing(board)} ({score(board.baseline.score.value)})"
         else:
-            text += f", no better than always giving the same answer ({score(board.baseline.score.value)})"
+            text += f", no better than {_doing(board)} ({score(board.baseline.score.value)})"
     if row.to_best is not None:
         text += f", and {signed(row.to_best.difference)} against the best, {best.cell}"
     return text + "."

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from lmtailor.base.base import Base
+from lmtailor.compare.answers import measured
 from lmtailor.compare.cell import Job, Outcome, Runner
 from lmtailor.compare.folder import About, Folder, RunFolder, folder_bytes
 from lmtailor.compare.leaderboard import Run
@@ -20,9 +21,10 @@ from lmtailor.compare.sizes import sized
 from lmtailor.core.errors import InputError, LMTailorError, TrainingError
 from lmtailor.core.files import write_text
 from lmtailor.core.provenance import hardware, now, revision, versions
-from lmtailor.core.settings import settings_hash
+from lmtailor.core.settings import settings_hash, to_mapping
 from lmtailor.core.version import __version__
-from lmtailor.tasks.metrics import Scores, evaluate_predictions
+from lmtailor.infer.decoding import Decoding
+from lmtailor.tasks.metrics import Scores
 from lmtailor.tasks.sample import stratified
 from lmtailor.tasks.task import Task
 
@@ -116,7 +118,7 @@ def budgeted(task: Task, budget: Budget, seed: int) -> Task:
 
 
 def limited(task: Task, count: int | None) -> Task:
-    """The task with at most so many training examples, a fixed sample stratified by label."""
+    """The task with at most so many training examples, a fixed sample stratified by label in classification."""
     train = task.splits.get("train")
     if train is None or count is None or len(train) <= count:
         return task
@@ -198,6 +200,7 @@ class _Session:
             "batch_size": self.plan.batch_size,
             "cell_seconds": self.plan.budget.cell_seconds,
             "lmtailor": __version__,
+            **({"decoding": to_mapping(self.plan.decoding or Decoding())} if task.kind == "generation" else {}),
         }
 
     def _kept(self, place: RunFolder, digest: str) -> Run | None:
@@ -222,6 +225,7 @@ class _Session:
                 seconds=self.plan.budget.cell_seconds,
                 batch_size=self.plan.batch_size,
                 tick=self.reporter.tick,
+                decoding=self.plan.decoding if self.tasks[seed, cell.examples].kind == "generation" else None,
             )
             with memory:
                 outcome = self.runner(job)
@@ -240,10 +244,7 @@ class _Session:
             )
 
     def _done(self, task: Task, place: RunFolder, blank: RunRecord, outcome: Outcome, memory: PeakMemory) -> Run:
-        scores = {
-            split: evaluate_predictions(task.metrics, one.predicted, one.reference, kind=task.kind, labels=task.labels)
-            for split, one in outcome.answers.items()
-        }
+        scores = {split: measured(task, one) for split, one in outcome.answers.items()}
         dev: dict[str, Scores] = {} if outcome.dev is None else {"dev": outcome.dev}
         record = replace(
             blank,

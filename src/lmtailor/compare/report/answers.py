@@ -1,10 +1,11 @@
-"""What a cell answers where: the confusion of labels as a table, and in regression a picture of predictions against the truth."""
+"""What a cell answers where: the confusion of labels or tags as a table; in regression a picture of predictions and the truth."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from lmtailor.compare.answers import Answers, AnyAnswers, Numbers
 from lmtailor.compare.leaderboard import Leaderboard, Run
 from lmtailor.compare.numbers import count
 from lmtailor.compare.report.canvas import Canvas, Picture, colour, make_picture
@@ -16,7 +17,7 @@ MOST_PAIRS = 15
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """How often texts of one label got another."""
+    """How often texts, or words, of one label got another."""
 
     share: float
     """Of the texts with the true label, from 0 to 1."""
@@ -46,13 +47,12 @@ class Confusion:
 
 
 def confusion(board: Leaderboard, runs: Sequence[Run], cell: str) -> Confusion:
-    """The confusion of one cell on the ranking split."""
+    """The confusion of one cell on the ranking split: of texts with labels, or of words with tags."""
     labels = board.about.labels
     counts_CC, seeds = np.zeros((len(labels), len(labels))), 0
     for run in runs:
         if run.record.cell == cell and run.record.status == "done":
-            one = run.answers[board.about.split]
-            np.add.at(counts_CC, (one.reference.astype(int), one.predicted.astype(int)), 1)
+            np.add.at(counts_CC, _indices(run.answers[board.about.split], labels), 1)
             seeds += 1
     counts_CC /= max(seeds, 1)
     n_C = counts_CC.sum(axis=1)
@@ -75,10 +75,26 @@ def confusion(board: Leaderboard, runs: Sequence[Run], cell: str) -> Confusion:
     return Confusion(cell=cell, labels=labels, lines=tuple(lines) if len(labels) <= MOST_LABELS else (), pairs=tuple(pairs))
 
 
+def _indices(one: AnyAnswers, labels: Sequence[str]) -> tuple[Numbers, Numbers]:
+    """True labels and answers as indices. Tags that are no labels of train stand for nothing here and are left out."""
+    if isinstance(one, Answers):
+        return one.reference.astype(int), one.predicted.astype(int)
+    number = {label: index for index, label in enumerate(labels)}
+    pairs = [
+        (number[right], number[said])
+        for own, text in zip(one.reference, one.predicted, strict=True)
+        for right, said in zip(own[0].split(), text.split(), strict=True)
+        if right in number and said in number
+    ]
+    pairs_2M = np.array(pairs, dtype=int).reshape(-1, 2).T
+    return pairs_2M[0], pairs_2M[1]
+
+
 def regression_picture(board: Leaderboard, runs: Sequence[Run], cell: str, *, name: str) -> Picture:
     """Predictions of a cell's first seed against the truth."""
     run = next(run for run in runs if run.record.cell == cell and run.record.status == "done")
     answers = run.answers[board.about.split]
+    assert isinstance(answers, Answers)
     truth_N, predicted_N = answers.reference.tolist(), answers.predicted.tolist()
     n = len(truth_N)
     return make_picture(

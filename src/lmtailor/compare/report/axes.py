@@ -6,11 +6,13 @@ from typing import Literal
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from matplotlib.transforms import Bbox
 
+from lmtailor.compare.baseline import baseline_words
 from lmtailor.compare.leaderboard import Leaderboard
 from lmtailor.compare.report.canvas import Canvas, colour
 
 _NEAR = 0.35
-"""The baseline is drawn if it is no further from the scores than this; else it would press all of them together."""
+"""The baseline is drawn if it is no further from the scores than this, or than this part of the largest; else it would press
+all of them together."""
 
 
 def score_axis(
@@ -31,7 +33,7 @@ def score_axis(
     axes = canvas.axes
     low, high = min(values), max(values)
     base = board.baseline.score.value if baseline and board.baseline is not None else None
-    shown = base is not None and low - base < _NEAR
+    shown = base is not None and low - base < _NEAR * max(1.0, high)
     if shown and base is not None:
         low, high = min(low, base), max(high, base)
     pad = max(0.04 * (high - low), 0.01)
@@ -45,7 +47,7 @@ def score_axis(
         line(base, color=colour("hue-baseline"), linewidth=1.2, linestyle=(0, (4, 3)))
         if axis == "y":
             text = axes.annotate(
-                "same answer always",
+                baseline_words(board.about.kind).short,
                 (1, base),
                 xycoords=("axes fraction", "data"),
                 xytext=(0, 5),

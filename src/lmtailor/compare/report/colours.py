@@ -30,7 +30,7 @@ class Hue:
 HUES = {
     hue.key: hue
     for hue in (
-        Hue(key="baseline", label="same answer always"),
+        Hue(key="baseline", label="no model: the baseline"),
         Hue(key="prompt", label="nothing trained: prompt only"),
         Hue(key="probe", label="readout alone"),
         Hue(key="weights", label="the model's own weights"),

@@ -13,7 +13,9 @@ from lmtailor.compare.report.axes import score_axis
 from lmtailor.compare.report.canvas import Canvas, Picture, colour, make_picture
 from lmtailor.compare.report.colours import DASHES, hue
 from lmtailor.compare.report.labels import End, name_ends, names_margin
+from lmtailor.tasks.metrics.direction import greater_is_better
 
+_LESS = "The lower, the better. "
 _LOG = 30
 """Times that differ by more than this factor are drawn on a log axis."""
 
@@ -34,7 +36,7 @@ def curves_picture(board: Leaderboard, runs: Sequence[Run], recommendation: Reco
     curves = _curves(board, runs)
     if not curves:
         return None
-    name = metric_name(board.metric)
+    name = metric_name(board.about.choosing)
     alt = f"{name} on dev while training: " + "; ".join(
         f"{curve.row.cell} from {score(curve.mean[0][1])} to {score(curve.mean[-1][1])} in {duration(curve.mean[-1][0])}"
         for curve in curves
@@ -44,7 +46,8 @@ def curves_picture(board: Leaderboard, runs: Sequence[Run], recommendation: Reco
         "curves",
         title="How fast do they learn?",
         alt=alt + ".",
-        caption=f"{name[:1].upper()}{name[1:]} on dev against seconds since the start of training, evaluations included. {seeds}",
+        caption=f"{name[:1].upper()}{name[1:]} on dev against seconds since the start of training, evaluations included. "
+        f"{_LESS if not greater_is_better(board.about.choosing) else ''}{seeds}",
         draw=lambda width: _draw(board, curves, recommendation, width),
     )
 

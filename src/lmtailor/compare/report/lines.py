@@ -81,7 +81,7 @@ class Chart:
     shapes: Mapping[str, str] = field(default_factory=dict)
     """Base → marker; empty: circles."""
     baseline: bool = False
-    """Whether the line of always the same answer is drawn."""
+    """Whether the line of the baseline is drawn."""
 
     def draw(self, width: int) -> Canvas:
         """The drawing of a width (pixels)."""

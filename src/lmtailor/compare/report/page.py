@@ -1,11 +1,12 @@
 """The report: one page that holds everything it shows."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lmtailor.compare.baseline import baseline_words
 from lmtailor.compare.commands import commands
 from lmtailor.compare.leaderboard import LEVEL, Leaderboard, Row, Run
 from lmtailor.compare.numbers import count, duration, grouped, interval, listed, metric_name, p_value, score, share, signed, size
@@ -16,9 +17,12 @@ from lmtailor.compare.report.colours import Hue, hue, hues_of, shapes_of
 from lmtailor.compare.report.curves import curves_picture
 from lmtailor.compare.report.designs import design_pictures
 from lmtailor.compare.report.domains import domains_picture
+from lmtailor.compare.report.examples import text_examples
 from lmtailor.compare.report.parameters import parameters_picture
 from lmtailor.compare.report.shell import render_page
 from lmtailor.compare.report.study import ShownStudy
+from lmtailor.tasks.example import TaskKind
+from lmtailor.tasks.task import LABELLED
 
 _SHAPES = {
     "o": "M-5 0a5 5 0 1 0 10 0a5 5 0 1 0-10 0",
@@ -97,6 +101,7 @@ def make_page(
         "pictures": _pictures(board, runs, recommendation, shown),
         "confusions": _confusions(board, runs, shown),
         "confusion_caption": _confusion_caption(board, shown),
+        "examples": text_examples(board, runs, recommendation.cell),
         "studies": studies,
         "failures": board.failed_cells(),
         "against": [
@@ -117,11 +122,20 @@ def _date(runs: Sequence[Run]) -> str:
     return max(ends)[:10] if ends else ""
 
 
+_KINDS: Mapping[TaskKind, str] = {
+    "classification": "{labels} labels",
+    "regression": "a number for each text",
+    "generation": "texts that are written",
+    "labelling": "{labels} tags of words",
+    "span": "parts of texts as answers",
+}
+
+
 def _lede(board: Leaderboard) -> str:
     about = board.about
     bases = list(about.bases)
     models = f"{len(bases)} models ({listed(bases)})" if len(bases) > 1 else f"the model {bases[0]}" if bases else "no model"
-    kind = f"{len(about.labels)} labels" if about.kind == "classification" else "a number for each text"
+    kind = _KINDS[about.kind].format(labels=len(about.labels))
     names = {"train": "to learn from", "dev": "to choose checkpoints", about.split: "to rank"}
     parts = [f"{grouped(about.sizes[split])} texts {use}" for split, use in names.items() if split in about.sizes]
     learned = about.smaller | {row.cell for row in board.rows if not row.baseline and not row.untrained}
@@ -219,16 +233,19 @@ def _pictures(board: Leaderboard, runs: Sequence[Run], recommendation: Recommend
 
 
 def _confusions(board: Leaderboard, runs: Sequence[Run], shown: Sequence[str]) -> list[Confusion]:
-    return [confusion(board, runs, cell) for cell in shown] if board.about.kind == "classification" else []
+    return [confusion(board, runs, cell) for cell in shown] if board.about.kind in LABELLED else []
 
 
 def _confusion_caption(board: Leaderboard, shown: Sequence[str]) -> str:
     seeds = ", mean over seeds" if any(len(board.row(cell).seeds) > 1 for cell in shown) else ""
+    what, label = ("words", "tag") if board.about.kind == "labelling" else ("texts", "label")
     if len(board.about.labels) > MOST_LABELS:
-        return f"The most frequent mistakes on {board.about.split}: texts{seeds}, and their share of the texts with that label."
+        return (
+            f"The most frequent mistakes on {board.about.split}: {what}{seeds}, and their share of the {what} with that {label}."
+        )
     return (
-        f"Rows are true labels, columns are answers on {board.about.split}. The shares of a row add up to 100\u202f%; "
-        f"below them the number of texts{seeds}."
+        f"Rows are true {label}s, columns are answers on {board.about.split}. The shares of a row add up to 100\u202f%; "
+        f"below them the number of {what}{seeds}."
     )
 
 
@@ -252,7 +269,8 @@ def _measured(board: Leaderboard, runs: Sequence[Run]) -> list[str]:
     ]
     if about.baseline is not None:
         lines.append(
-            f"The baseline ({about.baseline}) answers without looking at the text; a route that is not better learned nothing."
+            f"The baseline ({about.baseline}) needs no model; it stands for {baseline_words(about.kind).doing}. A route that is "
+            "not better learned nothing."
         )
     return lines
 
