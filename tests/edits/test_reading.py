@@ -23,6 +23,10 @@ class Batch:
     inputs: Mapping[str, Tensor]
     answer_N: None = None
 
+    @property
+    def units(self) -> tuple[int, ...]:
+        return (1,) * len(self.inputs["input_ids"])
+
     def rows(self, examples: Sequence[int]) -> "Batch":
         return Batch({name: value[list(examples)] for name, value in self.inputs.items()})
 

@@ -14,6 +14,7 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Any, Protocol, Self
 
+import torch
 from torch import Tensor, nn
 from transformers import GenerationMixin
 
@@ -31,6 +32,7 @@ from lmtailor.edits.kinds import TokenPrompt
 from lmtailor.edits.mixture import Members, MixedModel, by_member, log_shares, mixed_scores
 from lmtailor.edits.prefixes import PrefixStore
 from lmtailor.edits.weights import WeightSwap, swaps
+from lmtailor.tasks.example import TEXT_KINDS
 
 
 class BatchLike(Protocol):
@@ -43,6 +45,10 @@ class BatchLike(Protocol):
     @property
     def answer_N(self) -> Tensor | None:
         """Where the answer of each sequence begins, as `Attached.answering` takes it; None where it is not in the input."""
+
+    @property
+    def units(self) -> Sequence[int]:
+        """How many rows of scores each example has."""
 
     def rows(self, examples: Sequence[int]) -> Self:
         """The batch of some examples."""
@@ -61,7 +67,7 @@ class Reader(Protocol):
 
     @property
     def kind(self) -> str:
-        """Of the task: classification, regression, generation."""
+        """Of the task: see `TaskKind`."""
 
     def prompt(self) -> tuple[int, ...]:
         """Token ids before every input."""
@@ -230,6 +236,8 @@ class Attached:
     def read(self, batch: BatchLike) -> list[Tensor]:
         """Scores of every row from that row's own readout, (C,) each; C may differ between rows.
 
+        Where an answer has several parts, tags of words or ends of a span, they have one row each: (units, C).
+
         Raises:
             InputError: a row has no adapter, or one without a readout.
         """
@@ -239,13 +247,18 @@ class Attached:
                 raise InputError("A row's readout writes text, which one pass does not give. Use `generate` or `predict`.")
         states = self.states(batch.inputs, batch.answer_N)
         if self._rows.shared:
-            return list(self.scores(0, states, batch))
+            return self._by_row(0, states, batch)
         out: dict[int, Tensor] = {}
         for slot in dict.fromkeys(slots):
             assert slot is not None
             rows = [row for row, own in enumerate(slots) if own == slot]
-            out.update(zip(rows, self.scores(slot, states.select(rows, len(slots)), batch.rows(rows)), strict=True))
+            out.update(zip(rows, self._by_row(slot, states.select(rows, len(slots)), batch.rows(rows)), strict=True))
         return [out[row] for row in range(len(slots))]
+
+    def _by_row(self, slot: int, states: States, batch: BatchLike) -> list[Tensor]:
+        """The scores of each row of one adapter."""
+        parts = torch.split(self.scores(slot, states, batch), list(batch.units))
+        return list(parts) if self._reader(slot).kind in TEXT_KINDS else [part[0] for part in parts]
 
     def own_states(self, slot: int, states: States) -> States:
         """The states of one adapter's rows as its readout reads them: without the virtual tokens that it leaves out."""

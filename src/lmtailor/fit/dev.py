@@ -3,25 +3,31 @@
 Of a text that is written, the model's own probability of the references is measured, in one pass: writing every text anew at each
 evaluation would take longer than the fit.
 
-Shapes: n items, C labels, M answers of a batch.
+Answers that one pass gives (tags, spans) are read off its scores and measured as at the end.
+
+Shapes: n items, C labels.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
+from torch import Tensor
 
 from lmtailor.fit.source import Source
-from lmtailor.infer.score import by_length, decide
-from lmtailor.readouts.batch import Encoded
+from lmtailor.infer.score import by_length, decide, table
+from lmtailor.readouts.batch import Batch, Encoded, by_item
+from lmtailor.readouts.inquiry import Inquiry, findings
 from lmtailor.tasks.metrics import Scores, evaluate_predictions
-from lmtailor.tasks.metrics.text.evaluate import perplexity
+from lmtailor.tasks.metrics.text.evaluate import evaluate_texts, perplexity
 from lmtailor.tasks.task import Task
 
 RESAMPLES = 200
 """Of the bootstrap while a fit runs."""
 
 
-def dev_scores(task: Task, items: Sequence[Encoded], source: Source, batch_size: int) -> Scores:
+def dev_scores(
+    task: Task, items: Sequence[Encoded], source: Source, batch_size: int, inquiries: Sequence[Inquiry] = ()
+) -> Scores:
     """The task's metrics on its dev split; of texts that are written, perplexity.
 
     Args:
@@ -29,26 +35,30 @@ def dev_scores(task: Task, items: Sequence[Encoded], source: Source, batch_size:
         items: what a fit makes of it.
         source: scores them.
         batch_size: items in a batch.
+        inquiries: how answers are read, where one pass gives texts; the items are theirs.
     """
     if task.kind == "generation":
-        return _perplexity(items, source, batch_size)
-    out = torch.empty(len(items), task.num_outputs)
-    with torch.no_grad():
-        for indices in by_length(items, batch_size):
-            out[torch.tensor(indices)] = source.scores(indices, training=False)[0].float().cpu()
-    reference = task.split("dev").labels
-    return evaluate_predictions(
-        task.metrics, decide(out, task.kind), reference, kind=task.kind, labels=task.labels, resamples=RESAMPLES
-    )
+        rows = _rows(items, source, batch_size, _of_targets)
+        log_p = [float(own.double().sum()) for own in rows]
+        return Scores([perplexity(log_p, [item.units for item in items], resamples=RESAMPLES)])
+    rows = _rows(items, source, batch_size, lambda scores_MC, _: scores_MC)
+    if inquiries:
+        texts = [one.text for one in findings(inquiries, rows)]
+        return evaluate_texts(task.metrics, texts, task.split("dev").references, resamples=RESAMPLES)
+    answers, reference = decide(table(rows, task.num_outputs), task.kind), task.split("dev").labels
+    return evaluate_predictions(task.metrics, answers, reference, kind=task.kind, labels=task.labels, resamples=RESAMPLES)
 
 
-def _perplexity(items: Sequence[Encoded], source: Source, batch_size: int) -> Scores:
-    log_p = [0.0] * len(items)
+def _rows(items: Sequence[Encoded], source: Source, batch_size: int, keep: Callable[[Tensor, Batch], Tensor]) -> list[Tensor]:
+    """What is to be kept of the scores (units, …) of each item, on the CPU."""
+    rows: dict[int, Tensor] = {}
     with torch.no_grad():
         for indices in by_length(items, batch_size):
-            scores_MC, batch = source.scores(indices, training=False)
-            if scores_MC.shape[1] > 1:
-                scores_MC = scores_MC.gather(1, batch.targets_NP[batch.targets_NP >= 0][:, None])
-            for i, own in zip(indices, torch.split(scores_MC[:, 0], [items[i].units for i in indices]), strict=True):
-                log_p[i] = float(own.double().sum())
-    return Scores([perplexity(log_p, [item.units for item in items], resamples=RESAMPLES)])
+            kept = keep(*source.scores(indices, training=False)).float().cpu()
+            rows.update(zip(indices, by_item(kept, [items[i] for i in indices]), strict=True))
+    return [rows[i] for i in range(len(items))]
+
+
+def _of_targets(scores_MC: Tensor, batch: Batch) -> Tensor:
+    """log p of the target tokens (M, 1), where scores are of them alone or of all words."""
+    return scores_MC.gather(1, batch.targets_NP[batch.targets_NP >= 0][:, None]) if scores_MC.shape[1] > 1 else scores_MC

@@ -23,9 +23,11 @@ from lmtailor.methods.method import Penalises, Rates, Steps
 from lmtailor.objectives.consistency import consistency
 from lmtailor.objectives.objective import Objective
 from lmtailor.readouts.batch import Batch, Encoded
+from lmtailor.readouts.inquiry import Inquires, Inquiry
 from lmtailor.readouts.readout import Reading
 from lmtailor.readouts.text import TextReading
 from lmtailor.store.adapter import Adapter, on_device
+from lmtailor.tasks.example import TEXT_KINDS
 from lmtailor.tasks.metrics import Scores
 from lmtailor.tasks.metrics.direction import greater_is_better
 from lmtailor.tasks.task import Task
@@ -77,8 +79,10 @@ class Member:
         """What the method keeps between steps."""
         self.notes: tuple[str, ...] = ()
         self.take(job.start)
-        self.train = self._items("train")
-        self.dev = self._items("dev") if "dev" in self.task.splits else []
+        self.train, self.left_out = self._learned()
+        self.inquiries = self._inquiries()
+        """How answers to dev are read, where one pass gives texts."""
+        self.dev = self._asked()
         self.per_epoch = steps_in(len(self.train), self.training.batch_size, self.training.accumulate)
         self.total = self.training.max_steps or max(1, math.ceil(self.training.epochs * self.per_epoch))
         self._order: tuple[int, list[list[int]]] | None = None
@@ -109,8 +113,31 @@ class Member:
         rates = method.rates(self.adapter.edits) if isinstance(method, Rates) else {}
         self.optimizer = make_optimizer(self.parameters, self.training, rates)
 
-    def _items(self, split: str) -> list[Encoded]:
-        return [item for example in self.task.split(split).examples for item in self.reading.items(example)]
+    def _learned(self) -> tuple[list[Encoded], int]:
+        """What is learned from, and the training examples that have nothing of it.
+
+        Raises:
+            InputError: none has.
+        """
+        each = [self.reading.items(example) for example in self.task.split("train")]
+        items = [item for own in each for item in own]
+        if not items:
+            raise InputError(f"No example of {self.task.name}'s train has an answer that the model sees. Raise max_length.")
+        return items, sum(not own for own in each)
+
+    def _inquiries(self) -> list[Inquiry]:
+        reading = self.reading
+        if "dev" not in self.task.splits or not isinstance(reading, Inquires):
+            return []
+        return [reading.inquiry(example) for example in self.task.split("dev")]
+
+    def _asked(self) -> list[Encoded]:
+        """What dev is scored with."""
+        if "dev" not in self.task.splits:
+            return []
+        if self.inquiries:
+            return [item for one in self.inquiries for item in one.items]
+        return [item for example in self.task.split("dev") for item in self.reading.items(example)]
 
     @property
     def reading(self) -> Reading:
@@ -140,8 +167,8 @@ class Member:
         return self._order[1][within * accumulate : (within + 1) * accumulate]
 
     def targets(self, indices: Sequence[int], batch: Batch) -> Tensor:
-        """The right answers of these training examples: labels (B,), distributions over them (B, C), or a text's tokens (M,)."""
-        if self.task.kind == "generation":
+        """The right answers of these training examples: labels (B,), distributions over them (B, C), or those of a text (M,)."""
+        if self.task.kind in TEXT_KINDS:
             return batch.targets_NP[batch.targets_NP >= 0]
         if self.job.soft_BC is not None:
             return self.job.soft_BC[list(indices)].to(self.base.device)
@@ -250,7 +277,7 @@ class Member:
     def evaluate(self, dev: Source | None) -> None:
         """Score dev, keep the best weights, and see whether to stop."""
         progress = self.progress
-        scores = Scores([]) if dev is None else dev_scores(self.task, self.dev, dev, 2 * self.training.batch_size)
+        scores = Scores([]) if dev is None else dev_scores(self.task, self.dev, dev, 2 * self.training.batch_size, self.inquiries)
         better = dev is not None and self._is_better(scores)
         loss = progress.loss_sum / max(1, progress.loss_count)
         progress.loss_sum, progress.loss_count = 0.0, 0
@@ -322,6 +349,8 @@ class Member:
         """Splits of which texts lost their end, and text that is read besides."""
         splits: Mapping[str, Sequence[Encoded]] = {"train": self.train, "dev": self.dev}
         notes = [_cut_note(name, items) for name, items in splits.items() if any(item.cut for item in items)]
+        if self.left_out:
+            notes.append(f"{self.left_out:,} examples of train have no answer that the model sees, and are left out")
         if self.texts is not None:
             notes.append(f"it models language on {len(self.texts.examples):,} unlabelled texts besides")
         return tuple(notes)

@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -15,10 +14,12 @@ from lmtailor.core.rng import generator
 from lmtailor.infer.calibrate import measured
 from lmtailor.infer.decoding import Decoding
 from lmtailor.infer.run import run
-from lmtailor.infer.score import Progress, by_length, decide
+from lmtailor.infer.score import Progress, by_length, decide, score_rows
 from lmtailor.infer.variants import score_examples
 from lmtailor.infer.written_answers import refuse_decoding, write_answers
 from lmtailor.methods.frozen import Frozen
+from lmtailor.readouts.batch import by_item
+from lmtailor.readouts.inquiry import Inquires, findings
 from lmtailor.readouts.labels import LabelSet
 from lmtailor.readouts.readout import Readout
 from lmtailor.readouts.text import TextReading
@@ -37,7 +38,7 @@ class Predictions:
     ids: tuple[str, ...]
     """Names of the examples (n,)."""
     scores_NC: NDArray[np.float32]
-    """Scores (n, C); logits or log-probabilities, in regression the value itself. C is 0 where texts are written."""
+    """Scores (n, C); logits or log-probabilities, in regression the value itself. C is 0 where answers are texts."""
     predicted: NDArray[Any]
     """Label indices, values in regression, or texts (objects) (n,)."""
     reference: NDArray[Any] | None
@@ -80,18 +81,18 @@ def predict_examples(
     reading = adapter.reading
     if reading is None:
         raise InputError("The adapter has no readout, so it gives no answers. Fit one with a readout, or use generate.")
+    if isinstance(reading, Inquires):
+        refuse_decoding(decoding)
+        asked = [reading.inquiry(example) for example in examples]
+        items = [item for one in asked for item in one.items]
+        rows = score_rows(base, adapter.edits, reading, items, batch_size=batch_size, progress=progress)
+        return _texts(examples, [one.text for one in findings(asked, rows)], [one.items[0].cut for one in asked])
     if isinstance(reading, TextReading):
         slots = [0] * len(examples)
         written = write_answers(
             base, [adapter], examples, slots=slots, decoding=decoding, batch_size=batch_size, progress=progress
         )
-        return Predictions(
-            ids=tuple(example.id for example in examples),
-            scores_NC=np.empty((len(examples), 0), dtype=np.float32),
-            predicted=objects([one.text for one in written]),
-            reference=objects([example.references for example in examples]) if all(one.references for one in examples) else None,
-            cut=sum(one.cut > 0 for one in written),
-        )
+        return _texts(examples, [one.text for one in written], [one.cut for one in written])
     refuse_decoding(decoding)
     scores, items = score_examples(base, adapter.edits, reading, examples, batch_size=batch_size, progress=progress)
     known = [example.label for example in examples if example.label is not None]
@@ -101,6 +102,17 @@ def predict_examples(
         predicted=decide(scores, reading.kind),
         reference=np.array(known) if len(known) == len(examples) else None,
         cut=sum(item.cut > 0 for item in items),
+    )
+
+
+def _texts(examples: Sequence[Example], texts: Sequence[str], cut: Sequence[int]) -> Predictions:
+    """Answers that are texts, and how many tokens each input lost."""
+    return Predictions(
+        ids=tuple(example.id for example in examples),
+        scores_NC=np.empty((len(examples), 0), dtype=np.float32),
+        predicted=objects(texts),
+        reference=objects([example.references for example in examples]) if all(one.references for one in examples) else None,
+        cut=sum(count > 0 for count in cut),
     )
 
 
@@ -171,7 +183,7 @@ def reference_perplexity(
     log_p: dict[int, float] = {}
 
     def keep(indices: list[int], scores: Tensor) -> None:
-        parts = torch.split(scores[:, 0].double(), [items[i].units for i in indices])
+        parts = by_item(scores.double(), [items[i] for i in indices])
         log_p.update((i, float(part.sum())) for i, part in zip(indices, parts, strict=True))
         if progress is not None:
             progress(len(log_p), len(items))

@@ -15,7 +15,8 @@ from lmtailor.infer.shared import score_together
 from lmtailor.infer.unmask import score_encoded, takes_passes
 from lmtailor.infer.variants import averaged, beyond
 from lmtailor.infer.written_answers import refuse_decoding, write_answers
-from lmtailor.readouts.batch import Encoded
+from lmtailor.readouts.batch import Encoded, by_item
+from lmtailor.readouts.inquiry import Inquires, Inquiry
 from lmtailor.readouts.readout import Reading
 from lmtailor.readouts.text import TextReading
 from lmtailor.store.adapter import Adapter
@@ -36,7 +37,11 @@ class Answer:
     scores: Mapping[str, float]
     """Classification: label → probability, the softmax of the scores."""
     text: str | None = None
-    """Generation: what was written."""
+    """Generation: what was written. Span: the part of the text."""
+    tags: tuple[str, ...] = ()
+    """Labelling: the tag of each word."""
+    start: int | None = None
+    """Span: the character of its column at which the text begins; None where no answer was found."""
     cut: int = 0
     """Tokens of the input that were cut off to fit the model."""
 
@@ -75,28 +80,55 @@ def predict(
         return [Answer(label=None, value=None, scores={}, text=one.text, cut=one.cut) for one in written]
     refuse_decoding(decoding)
     examples = [as_example(raw, readings[slot], i) for i, (slot, raw) in enumerate(zip(slots, inputs, strict=True))]
+    inquiries = [_inquiry(readings[slot], example) for slot, example in zip(slots, examples, strict=True)]
     # A readout with several prompts is several adapters, and each of its inputs a row of each of them.
     variants = [(slot, one) for slot, reading in enumerate(readings) for one in reading.variants()]
-    numbers: list[list[int]] = [[] for _ in many]
-    for number, (slot, _) in enumerate(variants):
-        numbers[slot].append(number)
-    asked = [(i, number) for i, slot in enumerate(slots) for number in numbers[slot]]
-    items = [variants[number][1].encode(examples[i]) for i, number in asked]
+    asked = _asked(variants, slots, examples, inquiries)
+    items = [row.item for row in asked]
     apart = len(set(slots)) == 1 or any(takes_passes(own) for own in readings) or not all(own.edits.shares_batch for own in many)
     scores = (_apart if apart else _together)(
         base,
         [replace(many[slot], reading=one) for slot, one in variants],
         [one for _, one in variants],
-        [number for _, number in asked],
+        [row.variant for row in asked],
         items,
         batch_size,
         progress,
     )
     rows_of: list[list[int]] = [[] for _ in inputs]
-    for row, (i, _) in enumerate(asked):
-        rows_of[i].append(row)
+    for number, row in enumerate(asked):
+        rows_of[row.input].append(number)
     return [
-        answer(readings[slots[i]], averaged([scores[row] for row in own]), cut=items[own[0]].cut) for i, own in enumerate(rows_of)
+        _answer(readings[slots[i]], inquiries[i], [scores[number] for number in own], cut=items[own[0]].cut)
+        for i, own in enumerate(rows_of)
+    ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Asked:
+    """One of the things that are run for an input."""
+
+    input: int
+    variant: int
+    """The reading that scores it, by its number among the variants of all."""
+    item: Encoded
+
+
+def _asked(
+    variants: Sequence[tuple[int, Reading]],
+    slots: Sequence[int],
+    examples: Sequence[Example],
+    inquiries: Sequence[Inquiry | None],
+) -> list[_Asked]:
+    """What is run for all inputs: for each variant of its reading the input, or windows of it."""
+    numbers: dict[int, list[int]] = {}
+    for number, (slot, _) in enumerate(variants):
+        numbers.setdefault(slot, []).append(number)
+    return [
+        _Asked(input=i, variant=number, item=item)
+        for i, (slot, inquiry) in enumerate(zip(slots, inquiries, strict=True))
+        for number in numbers[slot]
+        for item in ((variants[number][1].encode(examples[i]),) if inquiry is None else inquiry.items)
     ]
 
 
@@ -120,8 +152,18 @@ def as_example(raw: RawInput, reading: Reading, number: int) -> Example:
     return Example(id=f"input/{number}", fields=fields)
 
 
-def answer(reading: Reading, scores_C: Tensor, *, cut: int = 0) -> Answer:
-    """One row of scores as an answer."""
+def _inquiry(reading: Reading, example: Example) -> Inquiry | None:
+    """How an example is answered, where the answer is a text that one pass gives."""
+    return reading.inquiry(example) if isinstance(reading, Inquires) else None
+
+
+def _answer(reading: Reading, inquiry: Inquiry | None, scores: Sequence[Tensor], *, cut: int) -> Answer:
+    """Scores (units, C) of what was run for one input as an answer."""
+    if inquiry is not None:
+        found = inquiry.finding(scores)
+        text = None if reading.kind == "labelling" else found.text
+        return Answer(label=None, value=None, scores={}, text=text, tags=found.tags, start=found.start, cut=cut)
+    scores_C = averaged([rows[0] for rows in scores])
     if reading.kind == "regression":
         return Answer(label=None, value=float(scores_C[0]), scores={}, cut=cut)
     shares = torch.softmax(scores_C.float(), 0).tolist()
@@ -138,7 +180,7 @@ def _apart(
     batch_size: int,
     progress: Progress | None,
 ) -> list[Tensor]:
-    """Scores of each input, adapter by adapter."""
+    """Scores (units, C) of each input, adapter by adapter."""
     out: dict[int, Tensor] = {}
     for slot in dict.fromkeys(slots):
         own = [i for i, chosen in enumerate(slots) if chosen == slot]
@@ -158,7 +200,7 @@ def _together(
     batch_size: int,
     progress: Progress | None,
 ) -> list[Tensor]:
-    """Scores of each input, in batches of all adapters."""
+    """Scores (units, C) of each input, in batches of all adapters."""
     out: dict[int, Tensor] = {}
     with torch.no_grad(), attach(base, adapters, slots) as attached:
         for chunk in by_length(items, batch_size):
@@ -166,7 +208,7 @@ def _together(
             batches = [readings[slot].collate([items[i] for i in own]).to(base.device) for slot, own in groups.items()]
             scored = score_together(attached, list(groups), batches, readings[slots[chunk[0]]].form)
             for own, (scores, _) in zip(groups.values(), scored, strict=True):
-                out.update(zip(own, scores.float().cpu(), strict=True))
+                out.update(zip(own, by_item(scores.float().cpu(), [items[i] for i in own]), strict=True))
             if progress is not None:
                 progress(len(out), len(items))
     return [out[i] for i in range(len(items))]

@@ -13,7 +13,7 @@ from torch import Tensor
 from lmtailor.base.base import Base
 from lmtailor.edits.edits import Edits
 from lmtailor.infer.run import run
-from lmtailor.readouts.batch import Encoded
+from lmtailor.readouts.batch import Encoded, by_item
 from lmtailor.readouts.readout import Reading
 from lmtailor.tasks.example import TaskKind
 
@@ -28,7 +28,7 @@ def by_length(items: Sequence[Encoded], batch_size: int) -> Iterator[list[int]]:
         yield order[start : start + batch_size]
 
 
-def score_items(
+def score_rows(
     base: Base,
     edits: Edits,
     reading: Reading,
@@ -36,8 +36,8 @@ def score_items(
     *,
     batch_size: int,
     progress: Progress | None = None,
-) -> Tensor:
-    """Scores (n, C) of examples under one adapter, on the CPU, without gradient.
+) -> list[Tensor]:
+    """Scores (units, C) of each example under one adapter, on the CPU, without gradient.
 
     Args:
         base: the model.
@@ -50,12 +50,17 @@ def score_items(
     rows: dict[int, Tensor] = {}
 
     def keep(indices: list[int], scores: Tensor) -> None:
-        rows.update(zip(indices, scores, strict=True))
+        rows.update(zip(indices, by_item(scores, [items[i] for i in indices]), strict=True))
         if progress is not None:
             progress(len(rows), len(items))
 
     run(base, edits, reading, items, lambda own: by_length(own, batch_size), keep)
-    return torch.stack([rows[i] for i in range(len(items))]) if rows else torch.empty(0, max(1, len(reading.labels)))
+    return [rows[i] for i in range(len(items))]
+
+
+def table(rows: Sequence[Tensor], columns: int) -> Tensor:
+    """Scores (n, C) of examples that have one row each."""
+    return torch.cat(list(rows)) if rows else torch.empty(0, columns)
 
 
 def decide(scores_NC: Tensor, kind: TaskKind) -> NDArray[Any]:

@@ -20,7 +20,7 @@ from lmtailor.base.base import Base
 from lmtailor.base.states import States
 from lmtailor.edits.edits import Edits
 from lmtailor.infer.run import run
-from lmtailor.infer.score import Progress, by_length, score_items
+from lmtailor.infer.score import Progress, by_length, score_rows
 from lmtailor.readouts.batch import Batch, Encoded, InputForm, collate
 from lmtailor.readouts.likelihood import log_probabilities
 from lmtailor.readouts.readout import Reading
@@ -36,12 +36,12 @@ def score_encoded(
     *,
     batch_size: int,
     progress: Progress | None = None,
-) -> Tensor:
-    """Scores (n, C) of encoded examples, in one pass or in as many as the readout asks for; see `score_items`."""
+) -> list[Tensor]:
+    """Scores (units, C) of each encoded example, in one pass or in as many as the readout asks for; see `score_rows`."""
     if not takes_passes(reading):
-        return score_items(base, edits, reading, items, batch_size=batch_size, progress=progress)
+        return score_rows(base, edits, reading, items, batch_size=batch_size, progress=progress)
     words = words_one_by_one(base, edits, reading, items, batch_size=batch_size, progress=progress)
-    return reading.scoring.label_scores(words)
+    return list(torch.split(reading.scoring.label_scores(words), 1))
 
 
 def takes_passes(reading: Reading) -> TypeGuard[VerbalizerReading]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lmtailor.base.base import Base
 from lmtailor.edits.edits import Edits
-from lmtailor.infer.score import Progress
+from lmtailor.infer.score import Progress, table
 from lmtailor.infer.unmask import score_encoded
 from lmtailor.readouts.batch import Encoded
 from lmtailor.readouts.readout import Reading
@@ -49,7 +49,8 @@ def score_examples(
     scores = []
     for number, (one, items) in enumerate(zip(variants, encoded, strict=True)):
         tell = None if progress is None else beyond(progress, number * len(examples), len(variants) * len(examples))
-        scores.append(score_encoded(base, edits, one, items, batch_size=batch_size, progress=tell))
+        rows = score_encoded(base, edits, one, items, batch_size=batch_size, progress=tell)
+        scores.append(table(rows, max(1, len(one.labels))))
     return averaged(scores), encoded[0]
 
 

@@ -1,6 +1,7 @@
 """Supervised losses on a readout's scores.
 
-A text's scores are the log-probabilities of its target tokens, or of all words in their places.
+A text's scores are the log-probabilities of its target tokens, or of all words in their places. Each word that gets a tag has a
+cross-entropy of its own, and each of the two ends of a span.
 
 Shapes: B examples, C labels.
 """
@@ -35,7 +36,7 @@ class Supervised(Objective):
         """See `Objective.losses`.
 
         Raises:
-            InputError: label smoothing in regression, where it has no meaning.
+            InputError: label smoothing in regression, where it has no meaning, or of a span, whose choices are places of a text.
         """
         if kind == "generation" and scores_BC.shape[1] == 1:
             return -scores_BC[:, 0]
@@ -43,4 +44,6 @@ class Supervised(Objective):
             if self.label_smoothing:
                 raise InputError("label_smoothing has no meaning in regression; leave it at 0.")
             return F.mse_loss(scores_BC[:, 0], targets.float(), reduction="none")
+        if kind == "span" and self.label_smoothing:
+            raise InputError("label_smoothing has no meaning for the ends of a span; leave it at 0.")
         return F.cross_entropy(scores_BC, targets.long(), reduction="none", label_smoothing=self.label_smoothing)
