@@ -1,12 +1,13 @@
 """Chat: the text is the template's own, what is learned is what the assistant says, and nothing else."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from lmtailor.base.base import Base
 from lmtailor.core.errors import DataError, InputError, UnsupportedError
@@ -58,8 +59,12 @@ def item_of(base: Base, readout: Chat, task: Task) -> Encoded:
     return item
 
 
+def decoded(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
+    return str(tokenizer.decode(list(ids), skip_special_tokens=False))
+
+
 def learned(base: Base, item: Encoded) -> str:
-    return str(base.tokenizer.decode(list(item.targets[0]), skip_special_tokens=False))
+    return decoded(base.tokenizer, item.targets[0])
 
 
 def whole(item: Encoded) -> tuple[int, ...]:
@@ -73,7 +78,7 @@ def test_tokens_are_the_templates_and_only_the_assistants_are_learned() -> None:
     said = [{"role": role, "content": text} for role, text in TURNS]
     ids = tuple(base.tokenizer.apply_chat_template(said, return_dict=False))
     assert ids[: len(whole(item))] == whole(item)
-    assert base.tokenizer.decode(ids[len(whole(item)) :]) == "\n"
+    assert decoded(base.tokenizer, ids[len(whole(item)) :]) == "\n"
     assert learned(base, item) == "it was  very good </s>no</s>"
     assert item.targets[0] == tuple(whole(item)[place + 1] for place in item.read[0])
     assert item.units == len(item.read[0])
@@ -103,11 +108,11 @@ def test_without_a_template_it_is_alpacas_prompt() -> None:
     assert isinstance(reading.readout, Chat)
     assert reading.readout.form == "plain"
     with_input, without = (reading.items(example)[0] for example in task.split("train"))
-    assert base.tokenizer.decode(whole(with_input)) == (
+    assert decoded(base.tokenizer, whole(with_input)) == (
         "Below is an instruction that describes a task, paired with an input that provides further context. Write a response "
         "that appropriately completes the request.\n\n### Instruction:\nsay no\n\n### Input:\nto a cat\n\n### Response:no</s>"
     )
-    assert base.tokenizer.decode(whole(without)) == (
+    assert decoded(base.tokenizer, whole(without)) == (
         "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"
         "### Instruction:\nsit\n\n### Response:i sat</s>"
     )
@@ -117,7 +122,7 @@ def test_without_a_template_it_is_alpacas_prompt() -> None:
 def test_plain_conversations_go_on_and_a_system_takes_the_first_sentence() -> None:
     base = chat_base()
     item = item_of(base, Chat(form="plain", system="be good"), chats(*TURNS))
-    assert base.tokenizer.decode(whole(item)) == (
+    assert decoded(base.tokenizer, whole(item)) == (
         "be good\n\n### Instruction:\na cat?\n\n### Response:it was  very good </s>\n\n### Instruction:\nand a dog\n\n"
         "### Response:no</s>"
     )
@@ -164,7 +169,7 @@ def test_a_question_that_is_too_long_to_be_answered_loses_its_end() -> None:
     item = reading.input(example, 10)
     assert len(item.sequences[0]) <= 22
     assert item.cut > 0
-    assert base.tokenizer.decode(item.sequences[0]).endswith("</s>\n<s>assistant\n")
+    assert decoded(base.tokenizer, item.sequences[0]).endswith("</s>\n<s>assistant\n")
 
 
 def test_templates_that_refuse_or_hide_turns_are_named_with_the_record(tmp_path: Path) -> None:
@@ -230,14 +235,14 @@ def test_smollm2s_own_template_is_met_token_by_token() -> None:
         example = Example(id="x", fields={"c": turns_text(shown[:-1])}, references=(shown[-1].content,))
         (item,) = pieces.items(example)
         assert ids[: len(whole(item))] == whole(item)
-        assert tokenizer.decode(ids[len(whole(item)) :]) == "\n"
+        assert decoded(tokenizer, ids[len(whole(item)) :]) == "\n"
         answers = [t.content + "<|im_end|>" for t in shown if t.role == "assistant"]
-        assert tokenizer.decode(item.targets[0]) == "".join(answers)
-        assert tokenizer.decode(whole(item)[: item.read[0][0] + 1]).endswith("<|im_start|>assistant\n")
+        assert decoded(tokenizer, item.targets[0]) == "".join(answers)
+        assert decoded(tokenizer, whole(item)[: item.read[0][0] + 1]).endswith("<|im_start|>assistant\n")
         asked = tuple(tokenizer.apply_chat_template(said[:-1], add_generation_prompt=True, return_dict=False))
         assert pieces.input(example, 64).sequences[0] == asked
     pieces = ConversationPieces(writer=writer, column="c", tokenizer=tokenizer, system=None, limit=8192)
     (item,) = pieces.items(Example(id="x", fields={"c": "Hi"}, references=("  Yo",)))
-    assert tokenizer.decode(item.targets[0]) == " Yo<|im_end|>"  # the first space is one token with the line break before it
+    assert decoded(tokenizer, item.targets[0]) == " Yo<|im_end|>"  # the first space is one token with the line break before it
     plain = PlainTurns(tokenizer).script([Turn(role="user", content="Hi"), Turn(role="assistant", content="Yo")], asks=False)
     assert plain.text.endswith("### Instruction:\nHi\n\n### Response:Yo<|im_end|>")

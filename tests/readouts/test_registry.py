@@ -22,5 +22,5 @@ def test_a_readout_without_a_name() -> None:
     class Own(Head):
         pass
 
-    with pytest.raises(InputError, match="Own is none of the readouts that have a name: head, text, verbalizer"):
+    with pytest.raises(InputError, match="Own is none of the readouts that have a name: chat, head, text, verbalizer"):
         readout_name(Own())
