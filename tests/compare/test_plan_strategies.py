@@ -10,6 +10,7 @@ from rich.console import Console
 from lmtailor.base.base import Base
 from lmtailor.compare.compare import compare
 from lmtailor.compare.plan_file import plan_from_mapping
+from lmtailor.core.errors import InputError
 from lmtailor.fit.fit import fit
 from lmtailor.fit.training import Training
 from lmtailor.methods.soft_prompt import SoftPrompt
@@ -87,3 +88,15 @@ def test_prompts_that_train_nothing(base: Base, task: Task, tmp_path: Path) -> N
     )
     assert found["words"]["text"] == "is it good or bad"
     assert len(found["shown"]["demonstrations"]) == 2  # type: ignore[arg-type]  # a list
+
+
+def test_words_are_found_for_a_cell_s_pattern(task: Task, tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text("text,label\na bad film,neg\na good one,pos\n", "utf-8")
+    (tmp_path / "card.toml").write_text('[files]\ntrain = "train.csv"\ntest = "train.csv"\n[columns]\ntext = "text"\n', "utf-8")
+    readout = {"name": "verbalizer", "pattern": "{text} it was {mask}"}
+    plan = plan_from_mapping({"task": "card.toml", "cells": [{"strategy": "lm_bff", "readout": readout}]}, folder=tmp_path)
+    asked = plan.cells[0].readout
+    assert isinstance(asked, Verbalizer)
+    assert asked.pattern == "{text} it was {mask}"
+    with pytest.raises(InputError, match="needs words"):
+        plan_from_mapping({"task": "card.toml", "cells": [{"strategy": "pet", "readout": readout}]}, folder=tmp_path)
