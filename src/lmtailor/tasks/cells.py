@@ -9,6 +9,9 @@ from lmtailor.core.errors import DataError, near
 from lmtailor.tasks.example import TaskKind
 from lmtailor.tasks.table import Table
 
+Span = tuple[tuple[str, ...], tuple[int, ...]]
+"""Texts of answers, and the characters at which they begin."""
+
 _SPACES = re.compile(r"[ \t\r\n]+")
 """What stands between words; a no-break space does not."""
 
@@ -114,6 +117,59 @@ def word_cells(table: Table, column: str, what: str) -> list[tuple[str, ...]]:
     if spaced:
         raise DataError(f"{table.source}: tags in column {column!r} hold whitespace, in {table.where(spaced)}. Tags have none.")
     return found
+
+
+def span_cells(table: Table, column: str, contexts: Sequence[str]) -> list[Span]:
+    """The answers of each row that are parts of its text: their texts, and the characters at which they begin.
+
+    A cell is a list of mappings with "text" and "answer_start", as SQuAD has them, or one mapping of two lists, as `datasets`
+    has it.
+
+    Args:
+        table: where the column is. Where it has a column "id" too, messages name rows by it.
+        column: its name.
+        contexts: the text of each row that has the answers.
+
+    Raises:
+        DataError: the column is not there, a row has no answers or something else, or an answer does not stand where it should.
+    """
+    cells = table.column(column)
+    names = table.columns.get("id", [None] * table.size)
+    found: list[Span] = []
+    for row, (cell, context, name) in enumerate(zip(cells, contexts, names, strict=True)):
+        own = _span(cell)
+        place = table.where([row]) + (f" (the question {name})" if isinstance(name, str) else "")
+        if own is None:
+            raise DataError(
+                f"{table.source}: {place} has no answers in column {column!r}, but {_short(cell)}. Give a list of mappings with "
+                "text and answer_start."
+            )
+        for text, start in zip(*own, strict=True):
+            if start < 0 or context[start : start + len(text)] != text:
+                there = context[start : start + len(text)] if start >= 0 else ""
+                raise DataError(
+                    f"{table.source}: {place} has the answer {_short(text)} at character {start}, where its text has "
+                    f"{_short(there)}. Starts count characters from 0."
+                )
+        found.append(own)
+    return found
+
+
+def _span(cell: object) -> Span | None:
+    """The texts and starts of a cell; None where it has none, or is something else."""
+    if isinstance(cell, list | tuple):
+        pairs = [(one.get("text"), one.get("answer_start")) if isinstance(one, Mapping) else (None, None) for one in cell]
+    elif isinstance(cell, Mapping):
+        texts, starts = cell.get("text"), cell.get("answer_start")
+        if not isinstance(texts, list) or not isinstance(starts, list) or len(texts) != len(starts):
+            return None
+        pairs = list(zip(texts, starts, strict=True))
+    else:
+        return None
+    good = [(text, start) for text, start in pairs if isinstance(text, str) and text.strip() and type(start) is int]
+    if not good or len(good) < len(pairs):
+        return None
+    return tuple(text for text, _ in good), tuple(start for _, start in good)
 
 
 def _items(cell: object) -> tuple[str, ...]:

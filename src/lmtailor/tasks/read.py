@@ -9,11 +9,15 @@ from lmtailor.core.errors import InputError
 from lmtailor.tasks.formats.conll import read_conll
 from lmtailor.tasks.formats.conllu import read_conllu
 from lmtailor.tasks.formats.delimited import read_delimited
+from lmtailor.tasks.formats.json_list import read_json
 from lmtailor.tasks.formats.jsonl import read_jsonl
+from lmtailor.tasks.formats.nested import read_nested
 from lmtailor.tasks.formats.parquet import read_parquet
+from lmtailor.tasks.formats.squad import read_squad
+from lmtailor.tasks.formats.triples import read_dart, read_webnlg
 from lmtailor.tasks.table import Table
 
-FormatName = Literal["csv", "tsv", "json", "jsonl", "parquet", "conllu", "conll"]
+FormatName = Literal["csv", "tsv", "json", "jsonl", "parquet", "conllu", "conll", "nested", "squad", "webnlg", "dart"]
 
 SUFFIXES: dict[str, FormatName] = {
     ".csv": "csv",
@@ -26,6 +30,7 @@ SUFFIXES: dict[str, FormatName] = {
     ".pq": "parquet",
     ".conllu": "conllu",
     ".conll": "conll",
+    ".xml": "webnlg",
 }
 """Suffix -> format. Before them all but Parquet may be packed: ".csv.gz"."""
 
@@ -33,10 +38,15 @@ SUFFIXES: dict[str, FormatName] = {
 _OPTIONS: Mapping[FormatName, tuple[str, ...]] = {
     "csv": ("encoding", "delimiter", "header", "quoting"),
     "tsv": ("encoding", "delimiter", "header", "quoting"),
+    "json": ("encoding",),
     "jsonl": ("encoding",),
     "parquet": (),
     "conllu": ("encoding",),
     "conll": ("encoding", "delimiter", "header"),
+    "nested": ("encoding",),
+    "squad": ("encoding",),
+    "webnlg": ("encoding",),
+    "dart": ("encoding",),
 }
 """The options that each format has."""
 
@@ -47,7 +57,15 @@ class _Reader(Protocol):
     def __call__(self, path: Path, *, encoding: str) -> Table: ...
 
 
-_READERS: Mapping[FormatName, _Reader] = {"jsonl": read_jsonl, "conllu": read_conllu}
+_READERS: Mapping[FormatName, _Reader] = {
+    "json": read_json,
+    "jsonl": read_jsonl,
+    "conllu": read_conllu,
+    "nested": read_nested,
+    "squad": read_squad,
+    "webnlg": read_webnlg,
+    "dart": read_dart,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +73,8 @@ class Format:
     """How a data file is written. An option that its format does not have is refused."""
 
     format: FormatName | None = None
-    """None: by the file's suffix."""
+    """None: by the file's suffix. json is a list of records; nested, JSON Lines whose records hold others; webnlg may be a
+    folder."""
     encoding: str = "utf-8"
     """Of text files. A byte order mark is dropped."""
     delimiter: str | None = None
@@ -93,7 +112,7 @@ def read_table(path: Path, form: Format | None = None) -> Table:
         DataError: a file that is empty, damaged or not what the format says; see the format's reader.
     """
     form = form or Format()
-    if not path.is_file():
+    if not path.is_file() and not (form.format == "webnlg" and path.is_dir()):
         found = "it is a folder" if path.is_dir() else "there is no such file"
         raise InputError(f"Cannot read {path}: {found}.")
     kind = format_of(path, form)

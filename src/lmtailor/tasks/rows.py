@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from lmtailor.core.errors import DataError, InputError
-from lmtailor.tasks.cells import label_cells, mapped, reference_cells, text_cells, word_cells
+from lmtailor.tasks.cells import label_cells, mapped, reference_cells, span_cells, text_cells, word_cells
 from lmtailor.tasks.schema import UNLABELLED, Part, Schema
 
 
@@ -50,6 +50,8 @@ def read_rows(name: str, part: Part, schema: Schema) -> list[Row]:
     labels: Sequence[str | float | None] = [None] * table.size
     if name != UNLABELLED and schema.kind == "generation":
         return _with_references(name, part, schema, columns)
+    if name != UNLABELLED and schema.kind == "span":
+        return _with_spans(name, part, schema, columns)
     if name != UNLABELLED:
         labels = label_cells(table, part.label or schema.label, schema.kind, _label_map(part, schema))
     return [
@@ -75,6 +77,15 @@ def _with_references(name: str, part: Part, schema: Schema, columns: Mapping[str
     return [
         Row(id=f"{name}/{number}", fields=dict(zip(columns, texts, strict=True)), references=tuple(own))
         for number, (texts, own) in enumerate(found.items())
+    ]
+
+
+def _with_spans(name: str, part: Part, schema: Schema, columns: Mapping[str, list[str]]) -> list[Row]:
+    """Rows with answers that are parts of the last text column."""
+    spans = span_cells(part.table, part.label or schema.label, columns[schema.text[-1]])
+    return [
+        Row(id=f"{name}/{number}", fields=dict(zip(columns, cells, strict=True)), references=texts, starts=starts)
+        for number, ((texts, starts), *cells) in enumerate(zip(spans, *columns.values(), strict=True))
     ]
 
 

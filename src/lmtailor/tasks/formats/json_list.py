@@ -35,6 +35,11 @@ def read_json(path: Path, *, encoding: str = "utf-8") -> Table:
                 place = _expect(text, _skip(text, place), ":")
             line, counted = line + text.count("\n", counted, place), place
             record, after = decoder.raw_decode(text, place)
+            if keyed and isinstance(record, list):
+                raise DataError(
+                    f"{path}: line {line} is a list, but a table is a list of objects, one a row, or an object "
+                    'of objects. SQuAD\'s own files have format = "squad".'
+                )
             records.append(record)
             lines.append(line)
             place = _skip(text, after)
