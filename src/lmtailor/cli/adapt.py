@@ -27,6 +27,7 @@ def run(  # noqa: PLR0913 - every argument is an option
     ```
     lmtailor adapt MODEL --task card.toml --strategy autoprompt --out adapters/trigger
     lmtailor adapt MODEL --task card.toml --strategy pet --method lora --set strategy.generations=3
+    lmtailor adapt MODEL --task card.toml --shots 16 --strategy lm_bff --pattern "{text} It was {mask}."
     ```
 
     Args:
@@ -36,7 +37,7 @@ def run(  # noqa: PLR0913 - every argument is an option
         settings: KEY=VALUE: a setting of the strategy, the method, the readout, the training or the card, such as
             strategy.generations=3 or method.rank=16. A bare name works where it is unique.
         data: What the task is.
-        answer: How the base answers, if not as the strategy chooses.
+        answer: How the base answers, if not as the strategy chooses. What the strategy searches for can be left out.
         training: How to train, if not as the strategy chooses.
         output: What is written.
         machine: How the base is loaded.

@@ -2,7 +2,7 @@
 
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast, get_args
 
@@ -177,11 +177,15 @@ def the_strategy(
         InputError: an unknown name or a value that does not fit; the message offers near names.
     """
     methods = {} if method is None else method_classes(method)
-    asked = answer.readout is not None or answer.pattern is not None or bool(answer.word)
-    readout: dict[str, type[Any]] = {"readout": get_readout(answer.readout or "head")} if asked else {}
+    prompted = answer.pattern is not None or answer.pattern_name is not None or bool(answer.word)
+    answer = replace(answer, readout=answer.readout or ("verbalizer" if prompted else None))
+    readout: dict[str, type[Any]] = {} if answer.readout is None else {"readout": get_readout(answer.readout)}
     classes: dict[str, type[Any]] = {"strategy": strategy_class(strategy), **methods, **readout, "training": Training}
     given = {name: getattr(training, name) for name in _FLAGS if getattr(training, name) is not None}
-    start = {"training": given, **({"readout": _answer(task, answer)} if asked else {})}
+    start: dict[str, dict[str, object]] = {"training": given}
+    if answer.readout is not None:
+        alone = _with_settings(start, settings, classes)
+        start["readout"] = _answer(task, answer, from_mapping(classes["strategy"], alone.get("strategy", {}), path="strategy"))
     values = _with_settings(start, settings, classes)
     built = {name: from_mapping(cls, values.get(name, {}), path=name) for name, cls in classes.items()}
     return StrategyChoices(
@@ -307,8 +311,8 @@ def _in_full(text: str, classes: Mapping[str, type]) -> str:
     return f"{resolve_name(name, {key: cls for key, cls in classes.items() if key != UNLABELLED})}={value}"
 
 
-def _answer(task: Task, options: ReadoutOptions) -> dict[str, object]:
-    """Settings of the readout that have options of their own, or that the card proposes."""
+def _answer(task: Task, options: ReadoutOptions, strategy: Strategy | None = None) -> dict[str, object]:
+    """Settings of the readout that have options of their own, or that the card proposes; a strategy may find the others."""
     if get_readout(options.readout or "head") is not Verbalizer:
         if options.pattern is not None or options.pattern_name is not None or options.word:
             raise InputError("--pattern, --pattern-name and --word are for --readout verbalizer. Add it, or leave them out.")
@@ -316,14 +320,20 @@ def _answer(task: Task, options: ReadoutOptions) -> dict[str, object]:
     if options.pattern_name is not None:
         if options.pattern is not None or options.word:
             raise InputError("--pattern-name stands for a pattern and its words. Leave it out, or --pattern and --word.")
+        own = {prompt.name: prompt for prompt in task.prompts if not (prompt.words or task.verbalizer)}
+        if strategy is not None and "words" in strategy.finds and options.pattern_name in own:
+            return strategy.filled({"pattern": own[options.pattern_name].pattern}, task)
         named = task.prompt(options.pattern_name)
         return {"pattern": named.pattern, "words": named.words}
     pattern = options.pattern if options.pattern is not None else next(iter(task.patterns), None)
     words = _words(options.word) if options.word else _own_words(task, pattern)
-    if pattern is None or not words:
-        what, flag = ("a pattern", "--pattern") if pattern is None else ("words for the labels", "--word LABEL=WORD")
+    known: dict[str, object] = {} if pattern is None else {"pattern": pattern}
+    known |= {"words": words} if words else {}
+    known = known if strategy is None else strategy.filled(known, task)
+    if len(known) < 2:
+        what, flag = ("a pattern", "--pattern") if "pattern" not in known else ("words for the labels", "--word LABEL=WORD")
         raise InputError(f"The verbalizer needs {what}: give {flag}, or a card with [[patterns]] and [verbalizer].")
-    return {"pattern": pattern, "words": words}
+    return known
 
 
 def _own_words(task: Task, pattern: str | None) -> Mapping[str, Sequence[str]]:

@@ -29,7 +29,7 @@ from lmtailor.strategies._autoprompt_loss import Over
 from lmtailor.strategies._autoprompt_search import Found, Plan, Search
 from lmtailor.strategies._autoprompt_tokens import start_ids
 from lmtailor.strategies._autoprompt_words import WordSearch, default_pattern, find_words, provisional, whole_words
-from lmtailor.strategies.strategy import Strategy, Work
+from lmtailor.strategies.strategy import Part, Strategy, Work
 
 _TRIGGERS = 3
 
@@ -77,6 +77,11 @@ class AutoPrompt(Strategy):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"{name} must be at least 1; found {value}.")
+
+    @property
+    def finds(self) -> frozenset[Part]:
+        """Words, if they are searched for."""
+        return frozenset({"words"} if self.label_words == "search" else ())
 
     def run(self, work: Work) -> Adapter:
         """See `Strategy.run`.

@@ -13,7 +13,7 @@ from lmtailor.readouts.pattern import parse_pattern
 from lmtailor.readouts.verbalizer import Verbalizer, check_base
 from lmtailor.store.adapter import Adapter
 from lmtailor.strategies._autoprompt_words import WordSearch, default_pattern, find_words, provisional, whole_words
-from lmtailor.strategies.strategy import Strategy, Work
+from lmtailor.strategies.strategy import Part, Strategy, Work
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +29,11 @@ class AutoPromptWords(Strategy):
     def __post_init__(self) -> None:
         if self.rows < 1:
             raise InputError(f"rows must be at least 1; found {self.rows}.")
+
+    @property
+    def finds(self) -> frozenset[Part]:
+        """Words."""
+        return frozenset({"words"})
 
     def run(self, work: Work) -> Adapter:
         """See `Strategy.run`.

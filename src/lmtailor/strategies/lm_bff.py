@@ -32,7 +32,7 @@ from lmtailor.store.adapter import Adapter
 from lmtailor.strategies._lm_bff_templates import fits, forms, get_filler, in_turn, search_templates
 from lmtailor.strategies._lm_bff_tune import Candidate, Tuner, Winner
 from lmtailor.strategies._lm_bff_words import search_words
-from lmtailor.strategies.strategy import Strategy, Work
+from lmtailor.strategies.strategy import Part, Strategy, Work
 from lmtailor.tasks.task import Task
 
 
@@ -66,6 +66,11 @@ class LMBFF(Strategy):
                 raise InputError(f"{name} must be at least 1; found {getattr(self, name)}.")
         if self.filler is not None and self.search == "words":
             raise InputError("A filler writes templates, and only words are searched for. Set search to templates or both.")
+
+    @property
+    def finds(self) -> frozenset[Part]:
+        """Words for a pattern, or a pattern for words; with "both" the words are those that the templates are found with."""
+        return frozenset({"words"} if self.search == "words" else {"pattern"})
 
     def run(self, work: Work) -> Adapter:
         """See `Strategy.run`.

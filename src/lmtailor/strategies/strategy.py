@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from lmtailor.base.base import Base
 from lmtailor.core.discovery import discovered
@@ -20,6 +20,9 @@ from lmtailor.tasks.task import Task
 
 Tell = Callable[[str, int, int], None]
 """Called with what goes on, how much of it is done, and of how much."""
+
+Part = Literal["pattern", "words"]
+"""A part of a verbalizer."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -63,6 +66,20 @@ class Strategy(Variants, ABC):
     def variants(cls) -> Mapping[str, type[Any]]:
         """All strategies by name."""
         return discovered(Strategy, alone=False)
+
+    @property
+    def finds(self) -> frozenset[Part]:
+        """What of a verbalizer it finds by itself, so that a readout need not say it."""
+        return frozenset()
+
+    def filled(self, verbalizer: Mapping[str, object], task: Task) -> dict[str, object]:
+        """Settings of a verbalizer in which something stands for what the strategy finds: any pattern, the labels' own names."""
+        filled = dict(verbalizer)
+        if "pattern" in self.finds:
+            filled.setdefault("pattern", f"{{{task.text[0]}}} {{mask}}")
+        if "words" in self.finds:
+            filled.setdefault("words", {label: [label] for label in task.labels})
+        return filled
 
     @abstractmethod
     def run(self, work: Work) -> Adapter:
