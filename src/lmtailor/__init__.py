@@ -47,6 +47,9 @@ if TYPE_CHECKING:
     from lmtailor.readouts.demonstrations import Demonstrations as Demonstrations
     from lmtailor.readouts.demonstrations import Similar as Similar
     from lmtailor.readouts.head import Head as Head
+    from lmtailor.readouts.options import Options as Options
+    from lmtailor.readouts.span import Span as Span
+    from lmtailor.readouts.tagging import Tags as Tags
     from lmtailor.readouts.text import Text as Text
     from lmtailor.readouts.verbalizer import Verbalizer as Verbalizer
     from lmtailor.store.adapter import Adapter as Adapter
@@ -59,6 +62,8 @@ if TYPE_CHECKING:
     from lmtailor.store.merge import merge as merge
     from lmtailor.strategies.adapt import adapt as adapt
     from lmtailor.strategies.ensemble import predict_together as predict_together
+    from lmtailor.strategies.probing import probe as probe
+    from lmtailor.strategies.probing_settings import Probing as Probing
     from lmtailor.strategies.prompt_closeness import prompt_closeness as prompt_closeness
     from lmtailor.strategies.sensitivity import Sensitivity as Sensitivity
     from lmtailor.strategies.sensitivity import sensitivity as sensitivity
@@ -80,11 +85,15 @@ _HOME = {
     "Head": "lmtailor.readouts.head",
     "InputError": "lmtailor.core.errors",
     "LMTailorError": "lmtailor.core.errors",
+    "Probing": "lmtailor.strategies.probing_settings",
+    "Options": "lmtailor.readouts.options",
     "Similar": "lmtailor.readouts.demonstrations",
     "Sensitivity": "lmtailor.strategies.sensitivity",
     "SiteError": "lmtailor.core.errors",
+    "Span": "lmtailor.readouts.span",
     "StateError": "lmtailor.core.errors",
     "Supervised": "lmtailor.objectives.supervised",
+    "Tags": "lmtailor.readouts.tagging",
     "Task": "lmtailor.tasks.task",
     "Text": "lmtailor.readouts.text",
     "Training": "lmtailor.fit.training",
@@ -110,6 +119,7 @@ _HOME = {
     "new_adapter": "lmtailor.store.adapter",
     "predict": "lmtailor.infer.predict",
     "predict_together": "lmtailor.strategies.ensemble",
+    "probe": "lmtailor.strategies.probing",
     "prompt_closeness": "lmtailor.strategies.prompt_closeness",
     "read_templates": "lmtailor.tasks.templates.collection",
     "save_adapter": "lmtailor.store.folder",

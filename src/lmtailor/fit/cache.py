@@ -62,6 +62,16 @@ class StateCache:
                 out[row, middle - start : end - start] = self._disk[middle - self._split : end - self._split]
         return out
 
+    def rows(self, tokens: Tensor) -> Tensor:
+        """States (P, H) of tokens by their numbers (P,), which count through all sequences."""
+        if self._disk is None:
+            return self._memory[tokens]
+        out = torch.empty(len(tokens), self._memory.shape[1], dtype=self._memory.dtype)
+        near = tokens < self._split
+        out[near] = self._memory[tokens[near]]
+        out[~near] = self._disk[tokens[~near] - self._split]
+        return out
+
     def _span(self, sequence: int) -> tuple[int, int]:
         return int(self._starts[sequence]), int(self._starts[sequence + 1])
 
