@@ -141,15 +141,13 @@ def compare(
     if chosen is None:
         if len(given) != 1:
             raise InputError(f"Without a plan give one base to compare methods on; found {len(given)}.")
-        name, only = next(iter(given.items()))
+        [(name, only)] = given.items()
         chosen = default_plan(only, task if shots is None else task.few_shot(shots), name=name)
     if shots is not None:
         chosen = replace(chosen, budget=replace(chosen.budget, shots=shots))
     sources = {name: source for name, source in chosen.bases.items() if name not in given}
     chosen = chosen.with_baseline(baseline_words(task.kind).name).resolved({**given, **sources})
-    if chosen.metrics:
-        task = replace(task, metrics=chosen.metrics)
-    _check_kind(chosen, task)
+    task = _measured(chosen, task)
     seen = budgeted(task, chosen.budget, chosen.cells[0].seeds[0])
     split = _ranking_split(seen)
     check_sizes(chosen.cells, seen, chosen.budget)
@@ -190,15 +188,18 @@ def _task(plan: Plan | None, task: Task | None) -> Task:
     return load_task(plan.task)
 
 
-def _check_kind(plan: Plan, task: Task) -> None:
-    """See that the plan fits the task's kind.
+def _measured(plan: Plan, task: Task) -> Task:
+    """The task with the plan's metrics, if it names any.
 
     Raises:
         InputError: a metric that answers do not give, or `decoding` where nothing is written.
     """
+    if plan.metrics:
+        task = replace(task, metrics=plan.metrics)
     check_rankable(task.metrics, task.kind)
     if plan.decoding is not None and task.kind != "generation":
         raise InputError(f"[decoding] says how text is written, and the task {task.name} is of {task.kind}. Leave it out.")
+    return task
 
 
 def _used_bases(plan: Plan, given: Iterable[str]) -> set[str]:

@@ -1,27 +1,49 @@
-"""What to compare when no plan is given: the probe, every method there is, and prompting where model and labels allow it."""
+"""What to compare when no plan is given.
 
-from collections.abc import Iterator
+The probe, every method there is, and prompting where model and labels allow it. Where answers are written, each cell writes every
+test text anew for each seed, which takes longer than its fit; so there it is a choice of methods, see `WRITING`.
+"""
+
+from collections.abc import Iterator, Mapping
 
 from lmtailor.base.base import Base
-from lmtailor.compare.plan import Cell, Plan
+from lmtailor.compare.plan import Cell, Majority, Plan
 from lmtailor.core.errors import InputError
 from lmtailor.fit.training import Training
 from lmtailor.methods import catalogue
 from lmtailor.methods.frozen import Frozen
+from lmtailor.methods.lora import LoRA
 from lmtailor.methods.method import Method
+from lmtailor.methods.prefix import Prefix
+from lmtailor.methods.top_layers import TopLayers
 from lmtailor.readouts.demonstrations import Demonstrations
 from lmtailor.readouts.head import Head
 from lmtailor.readouts.labels import LabelSet
+from lmtailor.readouts.readout import Readout
+from lmtailor.readouts.span import Span
+from lmtailor.readouts.tagging import Tags
+from lmtailor.readouts.text import Text
 from lmtailor.readouts.verbalizer import Verbalizer
 from lmtailor.store.adapter import build_adapter
+from lmtailor.tasks.example import TaskKind
 from lmtailor.tasks.task import Task
 
 SHOTS = 4
 """Demonstrations of each label."""
 
+WRITING: Mapping[str, Method] = {"LoRA": LoRA(), "prefix": Prefix(), "top layers": TopLayers()}
+"""Cell → method, where answers are written: one that changes projections, one that stands before the input, one that replaces
+weights."""
+
+_READOUTS: Mapping[TaskKind, Readout] = {"labelling": Tags(), "span": Span()}
+"""Of kinds that no head answers."""
+
 
 def default_plan(base: Base, task: Task, *, name: str) -> Plan:
-    """All methods with a head; with a verbalizer zero-shot and with demonstrations, if the base has an LM head.
+    """All methods with a head, or in labelling tags and in spans their readout; prompts, if the base has an LM head.
+
+    In classification a verbalizer is asked zero-shot and with demonstrations. Where answers are written, all cells write:
+    zero-shot, and by the methods of `WRITING`.
 
     Methods that this base does not take, and those that need settings, are left out; a plan of one's own can have them.
 
@@ -29,7 +51,12 @@ def default_plan(base: Base, task: Task, *, name: str) -> Plan:
         base: what to adapt.
         task: its labels, and the patterns and words that its card proposes.
         name: of the base, in the cells' names.
+
+    Raises:
+        InputError: the base takes none of them, such as one that writes no text where answers are written.
     """
+    if task.kind == "generation":
+        build_adapter(base, Frozen(), proposed_text(task), LabelSet.of(task), None, task)  # else all cells would be left out
     cells = [cell for cell in _cells(base, task, name) if _fits(base, task, cell)]
     return Plan(cells=tuple(cells))
 
@@ -48,12 +75,24 @@ def proposed_verbalizer(task: Task) -> Verbalizer | None:
     return Verbalizer(plain if prompt is None else prompt.pattern, words)
 
 
+def proposed_text(task: Task) -> Text:
+    """The task card's first pattern, else the columns, a line each."""
+    plain = "\n".join(f"{{{column}}}" for column in task.text) + "\n"
+    return Text(next(iter(task.patterns), plain))
+
+
 def _cells(base: Base, task: Task, name: str) -> Iterator[Cell]:
-    yield Cell(name="probe", base=name, readout=Head(), method=Frozen(), training=Training(epochs=20, batch_size=64))
+    if task.kind == "generation":
+        text = proposed_text(task)
+        yield Cell(name="zero-shot", base=name, readout=text)
+        yield from (Cell(name=cell, base=name, readout=text, method=method) for cell, method in WRITING.items())
+        return
+    own = _READOUTS.get(task.kind, Head())
+    yield Cell(name="probe", base=name, readout=own, method=Frozen(), training=Training(epochs=20, batch_size=64))
     for method_name, method in catalogue().items():
         settled = _settled(method)
         if settled is not None and method is not Frozen:
-            yield Cell(name=method_name, base=name, readout=Head(), method=settled)
+            yield Cell(name=method_name, base=name, readout=own, method=settled)
     verbalizer = proposed_verbalizer(task)
     if verbalizer is not None and base.has_lm_head:
         yield Cell(name="zero-shot", base=name, readout=verbalizer)
@@ -73,7 +112,8 @@ def _settled(method: type[Method]) -> Method | None:
 def _fits(base: Base, task: Task, cell: Cell) -> bool:
     """Whether base, readout, method and task go together. Nothing is allocated for the answer."""
     assert cell.method is not None
-    assert isinstance(cell.readout, Head | Verbalizer)
+    assert cell.readout is not None
+    assert not isinstance(cell.readout, Majority)
     try:
         build_adapter(base, cell.method, cell.readout, LabelSet.of(task), None, task)
     except InputError:
