@@ -5,19 +5,27 @@ from collections.abc import Mapping
 from lmtailor.core.errors import InputError, near
 from lmtailor.readouts.conversation import Chat
 from lmtailor.readouts.head import Head
+from lmtailor.readouts.options import Options
 from lmtailor.readouts.readout import Readout
+from lmtailor.readouts.span import Span
+from lmtailor.readouts.tagging import Tags
 from lmtailor.readouts.text import Text
 from lmtailor.readouts.verbalizer import Verbalizer
 
-READOUTS: Mapping[str, type[Chat] | type[Head] | type[Verbalizer] | type[Text]] = {
+ReadoutClass = type[Chat] | type[Head] | type[Options] | type[Span] | type[Tags] | type[Text] | type[Verbalizer]
+
+READOUTS: Mapping[str, ReadoutClass] = {
     "chat": Chat,
     "head": Head,
+    "options": Options,
+    "span": Span,
+    "tags": Tags,
     "text": Text,
     "verbalizer": Verbalizer,
 }
 
 
-def get_readout(name: str) -> type[Chat] | type[Head] | type[Verbalizer] | type[Text]:
+def get_readout(name: str) -> ReadoutClass:
     """The settings class of a readout.
 
     Raises:

@@ -28,13 +28,14 @@ from lmtailor.core.errors import InputError, UnsupportedError
 from lmtailor.readouts.calibration import Calibration
 from lmtailor.readouts.cutting import Gapped
 from lmtailor.readouts.demonstrations import Demonstrations, Shown, check_shown, choose
-from lmtailor.readouts.gaps import CausalGap, DecoderGap, Gap, MaskedGap
+from lmtailor.readouts.filling import gap_of
+from lmtailor.readouts.gaps import Gap
 from lmtailor.readouts.labels import READ_BY, LabelSet
 from lmtailor.readouts.pattern import Pattern, parse_pattern
 from lmtailor.readouts.prompting import Prompting, Style
 from lmtailor.readouts.readout import input_form, input_limit
 from lmtailor.readouts.runs import plan_runs
-from lmtailor.readouts.seq2seq import Fill, decoder_start, resolve_fill
+from lmtailor.readouts.seq2seq import Fill
 from lmtailor.readouts.similar import Chooser, Neighbours
 from lmtailor.readouts.slots import check_trigger, trigger_ids
 from lmtailor.readouts.verbalizer_reading import VerbalizerReading
@@ -135,20 +136,14 @@ class Verbalizer:
         self, base: Base, labels: LabelSet, pattern: Pattern, neighbours: Neighbours | None, reserve: int
     ) -> VerbalizerReading:
         """The reading of one set of demonstrations, or of those that are chosen for each input."""
-        fill = resolve_fill(base, self.fill)
-        words = label_words(base.tokenizer, pattern, self.words, labels.labels, alone=fill == "answer")
+        form = input_form(base)
+        gap, style = gap_of(base, form, self.fill)
+        words = label_words(base.tokenizer, pattern, self.words, labels.labels, alone=style == "answer")
         if self.masks != "together" and base.kind != "encoder":
             raise UnsupportedError(
                 f"masks={self.masks} says in which order a masked model fills a word, and {base.family.name} writes from left to "
                 "right. Leave it out."
             )
-        form = input_form(base)
-        gap: Gap = CausalGap()
-        style: Style = "causal"
-        if fill is not None:
-            gap, style = DecoderGap(decoder_start(base, form, fill)), fill
-        elif base.kind == "encoder":
-            gap, style = MaskedGap(_mask_id(base)), "masked"
         limit = _limit(base, self.max_length, reserve, gap, words)
         prompting = self._prompting(base, pattern, style)
         settings, chooser = self.demonstrations, None
@@ -247,15 +242,6 @@ def check_base(base: Base, labels: LabelSet) -> None:
         raise UnsupportedError(
             f"{base.source or base.family.name} has no LM head, so it cannot score words. Use Head, or a checkpoint with one."
         )
-
-
-def _mask_id(base: Base) -> int:
-    if base.tokenizer.mask_token_id is None:
-        raise UnsupportedError(
-            f"A pattern needs a mask token in masked models, and the tokenizer of {base.source or base.family.name} has none. "
-            "Put the model's own tokenizer files beside the weights, or use Head."
-        )
-    return int(base.tokenizer.mask_token_id)
 
 
 def _limit(base: Base, max_length: int | None, reserve: int, gap: Gap, words: tuple[LabelWord, ...]) -> int:

@@ -63,7 +63,7 @@ def label_words(
             with what stands before the gap.
     """
     found = [
-        LabelWord(label=index, word=word, pieces=_pieces(tokenizer, pattern, word, alone))
+        LabelWord(label=index, word=word, pieces=pieces_in_gap(tokenizer, pattern, word, alone=alone, what="label word"))
         for index, label in enumerate(labels)
         for word in words[label]
     ]
@@ -105,22 +105,34 @@ def single_pieces(tokenizer: PreTrainedTokenizerBase, words: Sequence[LabelWord]
     return tuple(word.pieces[0] for word in words)
 
 
-def _pieces(tokenizer: PreTrainedTokenizerBase, pattern: Pattern, word: str, alone: bool) -> tuple[int, ...]:
+def pieces_in_gap(tokenizer: PreTrainedTokenizerBase, pattern: Pattern, word: str, *, alone: bool, what: str) -> tuple[int, ...]:
+    """The token ids of a word, or of a longer text, in the place of the gap.
+
+    Args:
+        tokenizer: the model's.
+        pattern: what stands before the gap.
+        word: what fills it.
+        alone: whether it is a text of its own, which a decoder writes, with nothing before it.
+        what: what it is, for messages, such as "label word".
+
+    Raises:
+        InputError: it is empty, or the tokenizer does not know it, or writes it together with what stands before the gap.
+    """
     if not word or word != word.strip():
         raise InputError(
-            f"The label word {word!r} is empty or begins or ends with space. Write the space before the word into the pattern."
+            f"The {what} {word!r} is empty or begins or ends with space. Write the space before the word into the pattern."
         )
     pieces = plain_ids(tokenizer, word, target=True) if alone else pieces_behind(tokenizer, pattern, word)
     if pieces is None:
         raise InputError(
-            f"The tokenizer writes the label word {word!r} together with what stands before the gap in {pattern.source!r}. "
+            f"The tokenizer writes the {what} {word!r} together with what stands before the gap in {pattern.source!r}. "
             "Put one space or one line break before {mask}."
         )
     shown = tokenizer.convert_ids_to_tokens(list(pieces))
     if tokenizer.unk_token_id in pieces:
-        raise InputError(f"The tokenizer does not know the label word {word!r}; it makes {shown} of it. Choose another word.")
+        raise InputError(f"The tokenizer does not know the {what} {word!r}; it makes {shown} of it. Choose another word.")
     if not pieces or set(pieces) & set(tokenizer.all_special_ids):
-        raise InputError(f"The label word {word!r} is no word to the tokenizer; it makes {shown} of it. Choose another word.")
+        raise InputError(f"The {what} {word!r} is no word to the tokenizer; it makes {shown} of it. Choose another word.")
     return pieces
 
 
