@@ -208,3 +208,70 @@ def test_files_without_a_card_that_are_refused(folder: Path) -> None:
         task_from_files(text="s")
     with pytest.raises(InputError, match='there is no kind "pair"'):
         task_from_files(train=folder / "train.csv", text=["s", "label"], kind="pair")  # type: ignore[arg-type]
+
+
+def test_a_folder_for_all_files_and_columns_by_other_names(folder: Path) -> None:
+    (folder / "data" / "train.tsv").write_text("#1 Text\tQuality\na\t1\nb\t0\n")
+    (folder / "data" / "far.csv").write_text("s,stars,ok\nc,1,true\nd,3,true\ne,5,true\nf,5,false\n")
+    card = """
+folder = "data"
+[files]
+train = "train.tsv"
+[format]
+rename = { "#1 Text" = "s", Quality = "label" }
+[columns]
+text = "s"
+[ood.far]
+file = "far.csv"
+label = "stars"
+label_map = { 1 = "0", 5 = "1" }
+where = { stars = ["1", "5"], ok = ["true"] }
+format = {}
+"""
+    task = load(folder, card)
+    assert [example.fields["s"] for example in task.split("far")] == ["c", "e"]
+    assert task.split("far").labels == (0, 1)
+    elsewhere = folder / "elsewhere"
+    (folder / "data").rename(elsewhere)
+    assert load(folder, card, overrides=[f"folder={elsewhere}"]).digest == task.digest
+    with pytest.raises(DataError, match=r"far\.csv has no rows where stars is one of \['9'\]"):
+        load(folder, card, overrides=[f"folder={elsewhere}", 'ood.far.where.stars=["9"]'])
+    with pytest.raises(DataError, match=r"train\.tsv has no column 'Qualty'"):
+        load(folder, card.replace("Quality", "Qualty"), overrides=[f"folder={elsewhere}"])
+    with pytest.raises(DataError, match="two columns would have the same name"):
+        load(folder, card.replace('Quality = "label"', 'Quality = "s"'), overrides=[f"folder={elsewhere}"])
+
+
+def test_what_is_written_behind_a_pattern(folder: Path) -> None:
+    card = """
+kind = "generation"
+files.train = "train.csv"
+columns = { text = "s", label = "label" }
+[[patterns]]
+text = "Film: {s}\\nSaid:"
+name = "said"
+target = " {label}!"
+"""
+    prompt = load(folder, card).prompt("said")
+    assert (prompt.pattern, prompt.target, prompt.words) == ("Film: {s}\nSaid:", " {label}!", {})
+    with pytest.raises(InputError, match="'said' has a target, but nothing is written in a task of classification"):
+        load(folder, card.replace("generation", "classification"))
+
+
+def test_columns_that_files_of_a_kind_have(folder: Path) -> None:
+    words = "\n".join(
+        f"{number}\t{word}\t_\t{tag}\tx\t_\t_\t_\t_\t_" for number, word, tag in [(1, "a", "DET"), (2, "b", "NOUN")]
+    )
+    (folder / "a.conllu").write_text(words)
+    (folder / "a.conll").write_text("a\tO\nb\tB-X\n")
+    tagged = {name: task_from_files(train=folder / name, kind="labelling") for name in ("a.conllu", "a.conll")}
+    assert {name: task.split("train").references for name, task in tagged.items()} == {
+        "a.conllu": (("DET NOUN",),),
+        "a.conll": (("O B-X",),),
+    }
+    card = 'kind = "labelling"\nfiles.train = "a.conllu"'
+    assert load(folder, card).digest == tagged["a.conllu"].digest
+    with pytest.raises(InputError, match="Which column has the texts"):
+        task_from_files(train=folder / "train.csv")
+    with pytest.raises(InputError, match="Which column has the texts"):
+        load(folder, 'files.train = "train.csv"')

@@ -106,3 +106,17 @@ def test_what_cannot_be_drawn(task: Task) -> None:
         make(dev=rows("dev", 9)).few_shot(1)
     with pytest.raises(InputError, match="limit of unlabelled"):
         task.few_shot(1, unlabelled=0)
+
+
+def test_where_answers_are_texts_k_counts_examples() -> None:
+    rows = [{"data": f"d{number}", "ref": [f"r{number}", "s"]} for number in range(10)]
+    task = Task.from_records(train=rows, text="data", label="ref", kind="generation")
+    drawn = task.few_shot(3, seed=1)
+    assert {name: len(split) for name, split in drawn.splits.items()} == {"train": 3, "dev": 3, "unlabelled": 4}
+    assert all(len(own) == 2 for own in drawn.split("train").references)
+    assert not any(example.references for example in drawn.split("unlabelled"))
+    assert {one.fields["data"] for one in drawn.split("train")} <= {
+        one.fields["data"] for one in task.few_shot(4, 1).split("train")
+    }
+    with pytest.raises(InputError, match=r"6 shots need 12 different texts, 6 for train and 6 for dev; train has 10 to give"):
+        task.few_shot(6)

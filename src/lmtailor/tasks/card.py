@@ -1,21 +1,24 @@
-"""Task cards: a task described in a TOML file beside its data.
+r"""Task cards: a task described in a TOML file beside its data.
 
-kind = "classification"                  # or "regression"; a pair has two text columns
+kind = "classification"                  # or "regression", "generation", "labelling", "span"; a pair has two text columns
+folder = "data/films"                    # where all files are, from the card's folder; without it: that folder itself
 labels = ["negative", "positive"]        # their order; without it: train's labels, sorted
 metrics = ["accuracy", "macro_f1"]       # the first one chooses checkpoints and ranks runs
 dev_fraction = 0.1                       # where there is no dev file
 seed = 0
 
-[files]                                  # train, dev, test, unlabelled: paths from the card's folder
+[files]                                  # train, dev, test, unlabelled: paths from there
 train = "train.csv"                      # or the tables [dataset] with an id or a path, and [splits]
 test = "test.csv"
 
-[format]                                 # where suffix and defaults do not fit: encoding, delimiter, header, quoting
+[format]                                 # where suffix and defaults do not fit: format, encoding, delimiter, header, quoting
 encoding = "latin-1"
+rename = { "#1 Text" = "sentence" }      # columns that patterns could not name
 
 [columns]
 text = "sentence"                        # or two names
 label = "label"
+extra = ["author"]                       # further columns for patterns
 
 [label_map]                              # label as written -> label of the task
 "0" = "negative"
@@ -27,6 +30,7 @@ train = 1000
 [ood.reviews]                            # an out-of-domain test set with its own columns, label map and format
 file = "reviews.tsv"
 text = "review"
+where = { stars = ["1", "2", "4", "5"] } # only these rows
 
 [[patterns]]
 text = "{sentence} It was {mask}."
@@ -40,6 +44,18 @@ positive = ["great"]
 [templates]                              # or templates = "prompts.yaml"
 file = "prompts.yaml"                    # templates in Jinja, as promptsource has them
 use = ["asked", "told"]                  # without it: all that are patterns
+
+Other kinds say the same with the columns that they have:
+
+generation   `label` is the text to be written, or a list of texts; rows of the same texts are one example with all
+             their references. A pattern is the input alone, `target` what is written behind it: text = "Data: {mr}\nText:" and
+             target = " {ref}". Without a target it is the reference (see `Text`); the first pattern is the one taken.
+labelling    `text` is the words and `label` their tags, with one space between or as lists; `labels` are the tags. Without
+             [columns] a file of CoNLL-U is read as its words and its upos; one of two columns as words and tags.
+span         `text` is the question and the text with the answers (or that alone); `label` the answers, a list of
+             { text, answer_start }. Without [columns] those of SQuAD.
+multiple choice is a classification: the options are further columns, and the label is the number of the right one; `labels` are
+             the numbers in the order of the options.
 """
 
 import tomllib
@@ -49,6 +65,7 @@ from pathlib import Path
 
 from lmtailor.core.errors import InputError, near
 from lmtailor.core.settings import apply_overrides, from_mapping
+from lmtailor.tasks.default_columns import label_column, named_columns, text_columns
 from lmtailor.tasks.example import TaskKind
 from lmtailor.tasks.formats.hub import read_dataset
 from lmtailor.tasks.formats.text import read_text
@@ -63,7 +80,7 @@ from lmtailor.tasks.with_templates import with_collection
 
 @dataclass(frozen=True, kw_only=True)
 class Files:
-    """The table `[files]`: paths from the card's folder."""
+    """The table `[files]`: paths from the card's `folder`."""
 
     train: str | None = None
     dev: str | None = None
@@ -77,7 +94,7 @@ class Dataset:
 
     id: str | None = None
     path: str | None = None
-    """A folder, from the card's folder."""
+    """A folder, from the card's `folder`."""
     name: str | None = None
     """Its configuration, where it has several."""
     revision: str | None = None
@@ -102,9 +119,10 @@ class Dataset:
 class Columns:
     """The table `[columns]`."""
 
-    text: str | tuple[str, ...]
-    """The text column, or two for a pair."""
-    label: str = "label"
+    text: str | tuple[str, ...] = ()
+    """The text column, or two for a pair; empty: those that the files of labelling and spans have, else there must be some."""
+    label: str | None = None
+    """None: that of the files of labelling and spans, else "label"."""
     extra: tuple[str, ...] = ()
     """Further columns that patterns may use."""
 
@@ -121,6 +139,8 @@ class OutOfDomain:
     """Its columns for the task's text columns, in the same order."""
     label: str | None = None
     label_map: Mapping[str, str] | None = None
+    where: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Column of the file -> the values whose rows are read; empty: all rows."""
     format: Format | None = None
 
     def __post_init__(self) -> None:
@@ -141,6 +161,8 @@ class Pattern:
     """None: its number, from 1."""
     words: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Label -> words; empty: those of `[verbalizer]`."""
+    target: str | None = None
+    """Where answers are written, what is written behind the text; None: the reference."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,7 +170,7 @@ class Templates:
     """The table `[templates]`."""
 
     file: str
-    """A YAML file as promptsource has them, from the card's folder."""
+    """A YAML file as promptsource has them, from the card's own folder."""
     use: tuple[str, ...] | None = None
     """Names of templates, in the order of the task's prompts; those that compute their input are rendered into columns.
     None: all that need no column."""
@@ -158,10 +180,12 @@ class Templates:
 class Card:
     """A whole card; see the module's docstring."""
 
-    columns: Columns
+    columns: Columns = field(default_factory=Columns)
     kind: TaskKind = "classification"
     name: str | None = None
     """None: the card's file name without its suffix."""
+    folder: str = "."
+    """Where all files of the card are, from the card's folder."""
     labels: tuple[str | int, ...] | None = None
     label_map: Mapping[str, str] = field(default_factory=dict)
     metrics: tuple[str, ...] = ()
@@ -213,10 +237,11 @@ def load_task(path: str | Path, *, overrides: Iterable[str] = ()) -> Task:
     values = apply_overrides(values, overrides, known={"": Card})
     _refuse_pair(values.get("kind"))
     card = from_mapping(Card, values, source=str(path))
+    folder = path.parent / card.folder
     schema = Schema(
         kind=card.kind,
-        text=_names(card.columns.text),
-        label=card.columns.label,
+        text=text_columns(card.kind, card.columns.text),
+        label=label_column(card.kind, card.columns.label, [*_files(card), *(one.file for one in card.ood.values())], card.format),
         extra=card.columns.extra,
         labels=None if card.labels is None else tuple(map(str, card.labels)),
         label_map=card.label_map,
@@ -225,12 +250,17 @@ def load_task(path: str | Path, *, overrides: Iterable[str] = ()) -> Task:
         seed=card.seed,
     )
     task = Task.from_parts(
-        _parts(card, path.parent),
+        _parts(card, folder),
         schema,
         name=card.name or path.stem,
         metrics=card.metrics,
         patterns=[
-            Prompt(name=str(number) if pattern.name is None else pattern.name, pattern=pattern.text, words=pattern.words)
+            Prompt(
+                name=str(number) if pattern.name is None else pattern.name,
+                pattern=pattern.text,
+                words=pattern.words,
+                target=pattern.target,
+            )
             for number, pattern in enumerate(card.patterns, start=1)
         ],
         verbalizer=card.verbalizer,
@@ -243,8 +273,8 @@ def load_task(path: str | Path, *, overrides: Iterable[str] = ()) -> Task:
 
 def task_from_files(  # noqa: PLR0913 - what a card would say, as the command line's options
     *,
-    text: str | Sequence[str],
-    label: str = "label",
+    text: str | Sequence[str] = (),
+    label: str | None = None,
     kind: TaskKind = "classification",
     train: str | Path | None = None,
     dev: str | Path | None = None,
@@ -262,9 +292,10 @@ def task_from_files(  # noqa: PLR0913 - what a card would say, as the command li
     """A task from data files without a card.
 
     Args:
-        text: the text column, or two for a pair.
-        label: the column of labels.
-        kind: "classification" or "regression".
+        text: the text column, or two for a pair; empty: `text` in labelling, `question` and `context` in a span.
+        label: the column of labels or references; None: `upos` or `tags` in labelling, by the first file; `answers` in a span;
+            else "label".
+        kind: see `TaskKind`.
         train: the file to learn from; leave out any that is not there.
         dev: the file that chooses checkpoints.
         test: the file that is scored at the end.
@@ -286,8 +317,8 @@ def task_from_files(  # noqa: PLR0913 - what a card would say, as the command li
     files = {split: Path(file) for split, file in {**given, **(ood or {})}.items() if file is not None}
     schema = Schema(
         kind=kind,
-        text=_names(text),
-        label=label,
+        text=text_columns(kind, text),
+        label=label_column(kind, label, files.values(), form),
         labels=None if labels is None else tuple(labels),
         dev_fraction=dev_fraction,
         limits=limits or {},
@@ -296,6 +327,10 @@ def task_from_files(  # noqa: PLR0913 - what a card would say, as the command li
     parts = {split: Part(table=read_table(file, form)) for split, file in files.items()}
     first = next(iter(files.values()), Path("task"))
     return Task.from_parts(parts, schema, name=name or first.stem, metrics=metrics)
+
+
+def _files(card: Card) -> list[str]:
+    return [file for file in (getattr(card.files, name) for name in STANDARD) if file is not None]
 
 
 def _parts(card: Card, folder: Path) -> dict[str, Part]:
@@ -309,20 +344,18 @@ def _parts(card: Card, folder: Path) -> dict[str, Part]:
             parts[name] = Part(table=card.dataset.table(card.splits[name], folder))
     for name, ood in card.ood.items():
         parts[name] = Part(
-            table=_ood_table(ood, card.format, folder), text=_names(ood.text), label=ood.label, label_map=ood.label_map
+            table=_ood_table(ood, card.format, folder), text=named_columns(ood.text), label=ood.label, label_map=ood.label_map
         )
     return parts
 
 
 def _ood_table(ood: OutOfDomain, form: Format, folder: Path) -> Table:
     if ood.dataset is not None and ood.split is not None:
-        return ood.dataset.table(ood.split, folder)
-    assert ood.file is not None
-    return read_table(folder / ood.file, ood.format or form)
-
-
-def _names(text: str | Sequence[str]) -> tuple[str, ...]:
-    return (text,) if isinstance(text, str) else tuple(text)
+        table = ood.dataset.table(ood.split, folder)
+    else:
+        assert ood.file is not None
+        table = read_table(folder / ood.file, ood.format or form)
+    return table.only(ood.where) if ood.where else table
 
 
 def _refuse_pair(kind: object) -> None:

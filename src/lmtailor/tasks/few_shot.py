@@ -12,7 +12,7 @@ from statistics import median
 
 from lmtailor.core.errors import InputError
 from lmtailor.core.rng import derive
-from lmtailor.tasks.example import Example, Split, TaskKind
+from lmtailor.tasks.example import TEXT_KINDS, Example, Split, TaskKind
 from lmtailor.tasks.overlap import text_of
 
 LM_BFF_SEEDS = (13, 21, 42, 87, 100)
@@ -20,6 +20,8 @@ LM_BFF_SEEDS = (13, 21, 42, 87, 100)
 
 _NAME = "few-shot"
 _UNLABELLED = "unlabelled"
+_ALL = "all"
+"""The only stratum of examples without labels."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +57,8 @@ def few_shot_splits(
     """The splits of the K-shot task.
 
     - train and dev: K examples of each label each, from train. No text is drawn twice, in whatever split. In regression
-      the examples below and above the median of train count as two labels, as in the paper.
+      the examples below and above the median of train count as two labels, as in the paper. Where answers are texts, tags
+      or spans there are no labels to draw by, and K is the number of examples in all.
     - test: as it is where it has labels. Otherwise the old dev, which is not used for anything else. (The paper tests
       the tasks of GLUE on the old dev for the same reason.) With a test split, the old dev is left out.
     - unlabelled: as it is, or else the rest of train without its labels and without texts that were drawn.
@@ -107,7 +110,9 @@ def _draw(train: Split, kind: TaskKind, labels: Sequence[str], columns: Sequence
 
 
 def _strata(train: Split, kind: TaskKind) -> list[Hashable]:
-    """Each example's label; in regression whether it lies above the median."""
+    """Each example's label; in regression whether it lies above the median; where answers are texts, all the same."""
+    if kind in TEXT_KINDS:
+        return [_ALL for _ in train.references]
     if kind == "classification":
         return list(train.labels)
     middle = median(train.labels)
@@ -115,15 +120,19 @@ def _strata(train: Split, kind: TaskKind) -> list[Hashable]:
 
 
 def _check_enough(taken: Mapping[Hashable, Sequence[int]], kind: TaskKind, labels: Sequence[str], shots: Shots) -> None:
-    wanted: Sequence[Hashable] = range(len(labels)) if kind == "classification" else (False, True)
-    for stratum in wanted:
+    wanted: Mapping[Hashable, str] = {False: " of one side of the median", True: " of one side of the median"}
+    if kind in TEXT_KINDS:
+        wanted = {_ALL: ""}
+    elif kind == "classification":
+        wanted = {number: f" of {label!r}" for number, label in enumerate(labels)}
+    each = "" if kind in TEXT_KINDS else " of each label"
+    for stratum, which in wanted.items():
         found = len(taken.get(stratum, ()))
         if found < 2 * shots.k:
-            which = repr(labels[stratum]) if isinstance(stratum, int) and kind == "classification" else "one side of the median"
             most = f"Ask for {found // 2} or fewer" if found > 1 else "Add examples"
             raise InputError(
-                f"{shots.k} shots need {2 * shots.k} different texts of each label, {shots.k} for train and {shots.k} for dev; "
-                f"train has {found} of {which} to give. {most}."
+                f"{shots.k} shots need {2 * shots.k} different texts{each}, {shots.k} for train and {shots.k} for dev; "
+                f"train has {found}{which} to give. {most}."
             )
 
 
@@ -133,5 +142,5 @@ def _renamed(split: Split, indices: Sequence[int], name: str, *, labelled: bool 
     if name != split.name:
         chosen = [replace(example, id=f"{name}/{example.id}") for example in chosen]
     if not labelled:
-        chosen = [replace(example, label=None) for example in chosen]
+        chosen = [replace(example, label=None, references=(), starts=()) for example in chosen]
     return Split(name=name, examples=tuple(chosen), source=split.source)

@@ -1,7 +1,7 @@
 """A data file as a table, whatever its format."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol, get_args
 
@@ -83,6 +83,8 @@ class Format:
     """Names of the columns of a CSV or TSV file whose first line is data, and of a CoNLL file; None in the latter: text, tags."""
     quoting: bool = True
     """Whether double quotes enclose fields of CSV and TSV; False: they are plain characters."""
+    rename: Mapping[str, str] = field(default_factory=dict)
+    """Column as the file has it -> its name in the task; patterns take names of letters, digits and underscores."""
 
 
 def format_of(path: Path, form: Format | None = None) -> FormatName:
@@ -120,6 +122,11 @@ def read_table(path: Path, form: Format | None = None) -> Table:
     for option in ("encoding", "delimiter", "header", "quoting"):
         if option not in _OPTIONS[kind] and getattr(form, option) != getattr(default, option):
             raise InputError(f"{path}: {kind} files have no option {option}. Leave it out.")
+    table = _read(path, kind, form)
+    return table.renamed(form.rename) if form.rename else table
+
+
+def _read(path: Path, kind: FormatName, form: Format) -> Table:
     tab = "\t" if form.delimiter is None else form.delimiter
     if kind in ("csv", "tsv"):
         delimiter = "," if form.delimiter is None and kind == "csv" else tab

@@ -1,7 +1,7 @@
 """A table as it was read: columns of plain values, before a task gives them meaning."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lmtailor.core.errors import DataError, near
 
@@ -46,6 +46,44 @@ class Table:
         more = f" and {len(rows) - _SHOWN} more" if len(rows) > _SHOWN else ""
         return f"{unit}{'s' if len(rows) > 1 else ''} {', '.join(numbers)}{more}"
 
+    def renamed(self, names: Mapping[str, str]) -> "Table":
+        """The table with other names for some columns.
+
+        Args:
+            names: column -> its new name.
+
+        Raises:
+            DataError: there is no such column, or two would have one name.
+        """
+        for name in names:
+            self.column(name)
+        columns = {names.get(name, name): cells for name, cells in self.columns.items()}
+        if len(columns) < len(self.columns):
+            raise DataError(f"{self.source}: renamed, two columns would have the same name: {list(names.values())}.")
+        return replace(self, columns=columns)
+
+    def only(self, where: Mapping[str, Sequence[str]]) -> "Table":
+        """The rows whose cells, as text, are among some values.
+
+        Args:
+            where: column -> the values that stay.
+
+        Raises:
+            DataError: there is no such column, or no such row.
+        """
+        kept: Sequence[int] = range(self.size)
+        for name, values in where.items():
+            cells = self.column(name)
+            kept = [row for row in kept if _as_text(cells[row]) in values]
+        if not kept:
+            asked = " and ".join(f"{name} is one of {list(values)}" for name, values in where.items())
+            raise DataError(f"{self.source} has no rows where {asked}.")
+        return replace(
+            self,
+            columns={name: [cells[row] for row in kept] for name, cells in self.columns.items()},
+            lines=None if self.lines is None else [self.lines[row] for row in kept],
+        )
+
     def _separator_hint(self) -> str:
         """Advice where the whole header was taken for one column."""
         if len(self.columns) != 1 or self.lines is None:
@@ -53,6 +91,10 @@ class Table:
         only = next(iter(self.columns))
         found = next((char for char in "\t;,|" if char in only), None)
         return f" Its only column holds {found!r}: is that the delimiter? Set delimiter = {found!r}." if found else ""
+
+
+def _as_text(cell: object) -> str:
+    return str(cell).lower() if isinstance(cell, bool) else str(cell)
 
 
 def table_of_records(records: Sequence[object], source: str, lines: Sequence[int] | None = None) -> Table:

@@ -81,6 +81,9 @@ class Task:
                     f"{name!r} cannot be an out-of-domain set: it must be a split, and none of {', '.join(STANDARD)}."
                 )
         named(self.prompts)
+        for prompt in self.prompts:
+            if prompt.target is not None and self.kind != "generation":
+                raise InputError(f"The pattern {prompt.name!r} has a target, but nothing is written in a task of {self.kind}.")
         for words in (self.verbalizer, *(prompt.words for prompt in self.prompts)):
             self._check_words(words)
 
@@ -90,7 +93,7 @@ class Task:
         return tuple(prompt.pattern for prompt in self.prompts)
 
     def prompt(self, name: str) -> Prompt:
-        """The prompt of this name, with words for every label: its own, or else the verbalizer's.
+        """The prompt of this name, in classification with words for every label: its own, or else the verbalizer's.
 
         Raises:
             InputError: there is none, or there are no words.
@@ -100,7 +103,7 @@ class Task:
             raise InputError(f"The task {self.name} has no pattern named {name!r}. {near(name, names)}")
         found = self.prompts[names.index(name)]
         words = found.words or self.verbalizer
-        if not words:
+        if not words and self.kind == "classification":
             raise InputError(f"The pattern {name!r} has no words for the labels. Give it words, or the card a [verbalizer].")
         return replace(found, words=words)
 
@@ -145,6 +148,8 @@ class Task:
 
     def few_shot(self, k: int, seed: int = 0, *, unlabelled: int | None = None) -> "Task":
         """The task with K examples of each label to train on, by the protocol of LM-BFF; see `few_shot_splits`.
+
+        Where answers are texts, tags or spans, K examples in all.
 
         Args:
             k: examples of each label in train, and as many others in dev; both are drawn from train.
