@@ -63,7 +63,6 @@ def run(  # noqa: PLR0913 - every argument is an option
             tell=tell,
             overwrite=output.overwrite,
         )
-    if before is not None and before == fitting.age(out):
-        say.plain(f"{out} holds this work already; nothing was done.")
+    fitting.tell_kept(out, before, "work", "done")
     fitting.show_scores(loaded, task, adapter)
     fitting.show_adapter(adapter, out, choices.predict_command(base, out, task, machine))

@@ -15,7 +15,8 @@ from lmtailor.cli.options import LossOptions, MachineOptions, ReadoutOptions, Ta
 from lmtailor.core.errors import InputError, near
 from lmtailor.core.settings import apply_overrides, from_mapping, resolve_name
 from lmtailor.core.typed import init_fields
-from lmtailor.fit.teacher import check_soft_source
+from lmtailor.fit.soft_labels import SoftLabels
+from lmtailor.fit.teacher import check_soft_source, soft_labels_from
 from lmtailor.fit.training import Training
 from lmtailor.fit.unlabelled import Unlabelled
 from lmtailor.methods import method_class
@@ -156,6 +157,15 @@ def _objective_class(loss: LossOptions) -> type[Any]:
     if loss.soft_labels is not None:
         check_soft_source(loss.soft_labels)
     return cls
+
+
+def the_soft_labels(loss: LossOptions, base: Base, task: Task) -> SoftLabels | None:
+    """What the training examples should be answered; None where the labels say it.
+
+    Raises:
+        InputError, DataError: see `soft_labels_from`.
+    """
+    return None if loss.soft_labels is None else soft_labels_from(loss.soft_labels, base, task)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,5 @@
 """`lmtailor fit`."""
 
-from lmtailor.cli import say
 from lmtailor.cli.options import (
     LossOptions,
     MachineOptions,
@@ -30,8 +29,7 @@ def run(  # noqa: PLR0913 - every argument is an option
 ) -> None:
     """Fit a base to a task, and save what was trained as an adapter.
 
-    The best weights on dev are kept. A fit that was interrupted goes on where it was, to the same bits, when the same
-    command is given again.
+    The best weights on dev are kept. An interrupted fit goes on, to the same bits, when the same command is given again.
 
     ```
     lmtailor fit MODEL --task card.toml --method lora --set rank=16 --out adapters/mine
@@ -56,7 +54,6 @@ def run(  # noqa: PLR0913 - every argument is an option
     from lmtailor.cli import choices, fitting
     from lmtailor.fit.callbacks.console import ConsoleCallback
     from lmtailor.fit.fit import fit
-    from lmtailor.fit.teacher import soft_labels_from
 
     choices.method_classes(method)  # a wrong name is told before the data is read
     task = choices.the_task(data, settings, seed=training.seed)
@@ -64,22 +61,16 @@ def run(  # noqa: PLR0913 - every argument is an option
     out = fitting.place(output, task, method)
     before = fitting.age(out)
     loaded = choices.the_base(base, machine)
-    soft = None if loss.soft_labels is None else soft_labels_from(loss.soft_labels, loaded, task)
     adapter = fit(
         loaded,
         task,
-        method=chosen.method,
-        readout=chosen.readout,
-        objective=chosen.objective,
-        soft_labels=soft,
-        unlabelled=chosen.unlabelled,
-        training=chosen.training,
+        **vars(chosen),
+        soft_labels=choices.the_soft_labels(loss, loaded, task),
         seed=training.seed,
         out=out,
         callbacks=[ConsoleCallback(), *fitting.loggers(output)],
         overwrite=output.overwrite,
     )
-    if before is not None and before == fitting.age(out):
-        say.plain(f"{out} holds this fit already; nothing was trained.")
+    fitting.tell_kept(out, before, "fit", "trained")
     fitting.show_scores(loaded, task, adapter)
     fitting.show_adapter(adapter, out, choices.predict_command(base, out, task, machine))

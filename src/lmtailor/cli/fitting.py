@@ -45,6 +45,12 @@ def age(out: Path) -> int | None:
     return manifest.stat().st_mtime_ns if manifest.exists() else None
 
 
+def tell_kept(out: Path, before: int | None, what: str, done: str) -> None:
+    """Say that nothing was done, if the adapter is still that of `before`."""
+    if before is not None and before == age(out):
+        say.plain(f"{out} holds this {what} already; nothing was {done}.")
+
+
 def loggers(output: OutputOptions) -> list[Callback]:
     """Who writes a fit down.
 
