@@ -57,7 +57,7 @@ def test_packed_tokens_see_their_own_path_and_stand_at_their_depth() -> None:
     assert packed is not None
     assert packed.inputs["input_ids"].tolist() == [[1, 2, 3, 4, 5]]
     assert packed.inputs["position_ids"].tolist() == [[0, 1, 2, 2, 3]]
-    assert packed.place_NT.tolist() == [[0, 1, 2, 0], [0, 1, 3, 4], [0, 1, 2, 0]]
+    assert packed.spot_NT.tolist() == [[0, 1, 2, 0], [0, 1, 3, 4], [0, 1, 2, 0]]
     assert (packed.inputs["attention_mask"][0, 0] == 0).long().tolist() == [
         [1, 0, 0, 0, 0],
         [1, 1, 0, 0, 0],

@@ -102,7 +102,8 @@ class Loop:
         if len(self.members) == 1:
             (member,), (own,) = self.members, notes
             training, edits = member.training, member.adapter.edits
-            source, note = make_source(attached, edits, member.reading, member.train, training, folder=folder)
+            shared = training.share_inputs
+            source, note = make_source(attached, edits, member.reading, member.train, training, folder=folder, shared=shared)
             dev = make_source(attached, edits, member.reading, member.dev, training, folder=folder)[0] if member.dev else None
             member.notes = (*own, note)
             return [source], [dev]
@@ -246,6 +247,10 @@ def _common(members: Sequence[Member], processes: int) -> Training:
             raise InputError(
                 "Blocks that are computed again in the backward pass cannot tell labelled from unlabelled text. Set "
                 "training.checkpointing to false, or leave unlabelled out."
+            )
+        if len(members) > 1 and member.training.share_inputs:
+            raise InputError(
+                "Adapters that are fitted together run each row by itself. Set training.share_inputs to false, or fit each alone."
             )
         if len(members) > 1 and not member.adapter.edits.shares_batch:
             raise InputError(

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lmtailor.base.base import Base
 from lmtailor.core.errors import InputError, TrainingError
-from lmtailor.fit.batching import epoch_batches, steps_in
+from lmtailor.fit.batching import epoch_batches, grouped_batches, grouped_count, steps_in
 from lmtailor.fit.callbacks.callback import Callback, Ended, Evaluated, Started, Stepped
 from lmtailor.fit.checkpoint import MemberState, Progress
 from lmtailor.fit.dev import dev_scores
@@ -83,7 +83,7 @@ class Member:
         self.inquiries = self._inquiries()
         """How answers to dev are read, where one pass gives texts."""
         self.dev = self._asked()
-        self.per_epoch = steps_in(len(self.train), self.training.batch_size, self.training.accumulate)
+        self.per_epoch = self._steps_in_epoch()
         self.total = self.training.max_steps or max(1, math.ceil(self.training.epochs * self.per_epoch))
         self._order: tuple[int, list[list[int]]] | None = None
         self.texts: Texts | None = None
@@ -157,12 +157,23 @@ class Member:
 
     # one step
 
+    def _batches(self, epoch: int) -> list[list[int]]:
+        lengths, size = [item.length for item in self.train], self.training.batch_size
+        if self.training.share_inputs:
+            return grouped_batches([item.id for item in self.train], lengths, size, self.job.seed, epoch)
+        return epoch_batches(lengths, size, self.job.seed, epoch)
+
+    def _steps_in_epoch(self) -> int:
+        size, accumulate = self.training.batch_size, self.training.accumulate
+        if self.training.share_inputs:
+            return steps_in(grouped_count([item.id for item in self.train], size), 1, accumulate)
+        return steps_in(len(self.train), size, accumulate)
+
     def micro_batches(self) -> list[list[int]]:
         """Indices of the examples of the next step."""
         epoch, within = divmod(self.progress.step, self.per_epoch)
         if self._order is None or self._order[0] != epoch:
-            lengths = [item.length for item in self.train]
-            self._order = epoch, epoch_batches(lengths, self.training.batch_size, self.job.seed, epoch)
+            self._order = epoch, self._batches(epoch)
         accumulate = self.training.accumulate
         return self._order[1][within * accumulate : (within + 1) * accumulate]
 

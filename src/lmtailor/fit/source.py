@@ -12,15 +12,20 @@ import torch
 from torch import Tensor
 
 from lmtailor.base.base import Base
+from lmtailor.core.errors import UnsupportedError
 from lmtailor.edits.attach import Attached
 from lmtailor.edits.edits import Edits
+from lmtailor.edits.kinds import PromptEdit
 from lmtailor.edits.replay import Replay, frozen_blocks
 from lmtailor.fit.cache import StateCache, needed_bytes
 from lmtailor.fit.training import Training
+from lmtailor.infer.packing import why_not_packed
+from lmtailor.infer.passes import shared_states
 from lmtailor.infer.score import Progress, by_length
 from lmtailor.readouts.batch import Batch, Encoded
 from lmtailor.readouts.head import HeadReading
 from lmtailor.readouts.readout import Reading
+from lmtailor.store.adapter import virtual_tokens
 
 
 class Source(Protocol):
@@ -34,16 +39,32 @@ class WholeModel:
     """Everything runs every time."""
 
     def __init__(
-        self, attached: Attached, reading: Reading, items: Sequence[Encoded], autocast: torch.autocast, *, slot: int = 0
+        self,
+        attached: Attached,
+        reading: Reading,
+        items: Sequence[Encoded],
+        autocast: torch.autocast,
+        *,
+        slot: int = 0,
+        shared: bool = False,
     ) -> None:
         self.attached, self.reading, self.items, self.autocast, self.slot = attached, reading, items, autocast, slot
+        self.shared = shared
+        """Whether equal beginnings run once."""
 
     def scores(self, indices: Sequence[int], *, training: bool) -> tuple[Tensor, Batch]:
         """Run the trunk and read it."""
         batch = self.reading.collate([self.items[i] for i in indices]).to(self.attached.base.device)
         with self.autocast:
-            states = self.attached.states(batch.inputs, batch.answer_N)
+            if self.shared:
+                states = shared_states(self.attached, batch.inputs, self.groups(indices))
+            else:
+                states = self.attached.states(batch.inputs, batch.answer_N)
             return self.attached.scores(self.slot, states, batch, training=training), batch
+
+    def groups(self, indices: Sequence[int]) -> list[str]:
+        """The example of each sequence."""
+        return [self.items[i].id for i in indices for _ in self.items[i].sequences]
 
 
 class Narrowed:
@@ -69,8 +90,13 @@ class CachedTrunk:
         whole = self.whole
         batch = whole.reading.collate([whole.items[i] for i in indices]).to(whole.attached.base.device)
         sequences = [self.first[i] + k for i in indices for k in range(batch.per_row)]
-        states = self.cache.get(sequences, batch.mask_NT.shape[1]).to(whole.attached.base.device)
-        with whole.autocast, self.replay.playing(states):
+        lower = self.cache.get(sequences, batch.mask_NT.shape[1]).to(whole.attached.base.device)
+        if whole.shared:
+            groups, playing = whole.groups(indices), self.replay.playing
+            with whole.autocast:
+                kept = shared_states(whole.attached, batch.inputs, groups, lower_NTH=lower, playing=playing)
+                return whole.attached.scores(0, kept, batch, training=training), batch
+        with whole.autocast, self.replay.playing(lower):
             kept = whole.attached.states(batch.inputs, batch.answer_N)
             return whole.attached.scores(0, kept, batch, training=training), batch
 
@@ -102,6 +128,7 @@ def make_source(
     *,
     folder: Path | None = None,
     progress: Progress | None = None,
+    shared: bool = False,
 ) -> tuple[Source, str]:
     """The cheapest exact source, and a sentence that says what it is.
 
@@ -113,9 +140,15 @@ def make_source(
         training: its bounds on the cache.
         folder: where a cache may spill to.
         progress: told while the cache fills.
+        shared: whether equal beginnings run once.
+
+    Raises:
+        UnsupportedError: they are to, and cannot.
     """
     base = attached.base
-    whole = WholeModel(attached, reading, items, autocast(base, training))
+    if shared:
+        check_shared(base, edits, reading, items)
+    whole = WholeModel(attached, reading, items, autocast(base, training), shared=shared)
     if not training.cache_trunk:
         return whole, "the trunk is not cached (training.cache_trunk is false)"
     if not edits and isinstance(reading, HeadReading):
@@ -133,6 +166,22 @@ def make_source(
     where = f", {spilled / 1e6:.0f} MB of them on disk" if spilled else ""
     blocks = f"{len(base.stacks[0].blocks)} {base.stacks[0].name}".strip()
     return source, f"the first {count} of {blocks} blocks are frozen: they ran once an example ({need / 1e6:.0f} MB kept{where})"
+
+
+def check_shared(base: Base, edits: Edits, reading: Reading, items: Sequence[Encoded]) -> None:
+    """Refuse to share inputs where that is not exact.
+
+    Raises:
+        UnsupportedError: it is not.
+    """
+    if base.kind == "encoder-decoder":
+        prompted = any(isinstance(edit, PromptEdit) for edit in edits)
+        why = "its virtual tokens stand in every row" if prompted else "rows run more than once" if edits.mixed else None
+    else:
+        longest = virtual_tokens(edits) + len(reading.prompt()) + max(item.length for item in items)
+        why = why_not_packed(base, edits, longest)
+    if why is not None:
+        raise UnsupportedError(f"training.share_inputs cannot run equal inputs once here: {why}. Set it to false.")
 
 
 def _pooled(whole: WholeModel, reading: HeadReading, training: Training, progress: Progress | None) -> PooledFeatures:

@@ -42,6 +42,10 @@ class Training:
     """bfloat16 runs the forward under autocast; trained tensors and optimizer stay in float32."""
     checkpointing: bool = False
     """Recompute blocks in the backward pass to save memory."""
+    share_inputs: bool = False
+    """Run what the texts of a micro-batch begin with once: the references of one input stay together, as far as a batch holds
+    them, and run as trees of tokens in common rows; encoder-decoders encode each input once. Losses and gradients are those of
+    the same batches run plainly, but for dropout's draws. Refused where a state depends on more than what is before it."""
     cache_trunk: bool = True
     """Run blocks below the lowest edit once an example and keep their output."""
     cache_memory: int = 2 * 1024**3

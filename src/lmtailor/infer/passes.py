@@ -6,7 +6,7 @@ the states of the plain batch.
 Shapes: N sequences, T tokens, H features.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -15,7 +15,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from lmtailor.base.states import States
 from lmtailor.edits.attach import Attached
-from lmtailor.infer.packing import pack, packs
+from lmtailor.infer.packing import pack, pack_groups, packs
 from lmtailor.store.adapter import virtual_tokens
 
 
@@ -50,6 +50,56 @@ def states_of(
         return attached.states(inputs, answer_N)
 
 
+def shared_states(
+    attached: Attached,
+    inputs: Mapping[str, Tensor],
+    groups: Sequence[Hashable],
+    *,
+    lower_NTH: Tensor | None = None,
+    playing: Callable[[Tensor], AbstractContextManager[None]] | None = None,
+) -> States:
+    """The states of a batch's sequences (N, T, H), with gradient, equal beginnings run once where that costs less.
+
+    Of encoder-decoders each encoder input runs once. Only where `packs` is true, or the base has an encoder and a decoder.
+
+    Args:
+        attached: with one adapter for all rows.
+        inputs: the trunk's arguments.
+        groups: of each sequence: those of one group begin alike.
+        lower_NTH: states above blocks that need not run.
+        playing: plays such states back while the pass runs.
+    """
+
+    def played(change: Callable[[Tensor], Tensor]) -> AbstractContextManager[None]:
+        return nullcontext() if lower_NTH is None or playing is None else playing(change(lower_NTH))
+
+    if attached.base.kind == "encoder-decoder":
+        first, which = _distinct(inputs)
+        with played(lambda lower: lower[first]):
+            return _encoded(attached, inputs, first, which)
+    packed = pack_groups(inputs, groups, attached.base.hidden_size, attached.base.dtype)
+    if packed is None:
+        with played(lambda lower: lower):
+            return attached.states(inputs)
+    with played(packed.gathered):
+        return packed.spread(attached.states(packed.inputs))
+
+
+def _distinct(inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """The first sequence of each encoder input, and for each sequence the number of its own."""
+    ids_NT, mask_NT = inputs["input_ids"], inputs["attention_mask"]
+    number: dict[tuple[int, ...], int] = {}
+    first: list[int] = []
+    which: list[int] = []
+    for i, (ids, length) in enumerate(zip(ids_NT.tolist(), mask_NT.sum(1).tolist(), strict=True)):
+        key = tuple(ids[:length])
+        if key not in number:
+            number[key] = len(first)
+            first.append(i)
+        which.append(number[key])
+    return torch.tensor(first, device=ids_NT.device), torch.tensor(which, device=ids_NT.device)
+
+
 def _rows(attached: Attached, slots: Sequence[int] | None) -> AbstractContextManager[None]:
     return nullcontext() if slots is None else attached.narrowed(slots)
 
@@ -76,9 +126,16 @@ def _encoder(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _encoded_once(attached: Attached, inputs: Mapping[str, Tensor], size: int) -> States:
     """Run the encoder on the first sequence of each example, and the decoder on all."""
+    ids_NT = inputs["input_ids"]
+    every = torch.arange(len(ids_NT), device=ids_NT.device)
+    return _encoded(attached, inputs, every[::size], every // size)
+
+
+def _encoded(attached: Attached, inputs: Mapping[str, Tensor], first: Tensor, which: Tensor) -> States:
+    """Run the encoder on some sequences, and the decoder on all: `which` says whose encoding each reads."""
     base = attached.base
     encoder = base.module(base.stacks[0].root)
-    encoded = encoder(**{name: value[::size] for name, value in _encoder(inputs).items()})
-    shared = BaseModelOutput(last_hidden_state=encoded.last_hidden_state.repeat_interleave(size, 0))
+    encoded = encoder(**{name: value[first] for name, value in _encoder(inputs).items()})
+    shared = BaseModelOutput(last_hidden_state=encoded.last_hidden_state.index_select(0, which))
     rest = {name: value for name, value in inputs.items() if name != "input_ids"}
     return attached.states({**rest, "encoder_outputs": shared})  # type: ignore[dict-item]
