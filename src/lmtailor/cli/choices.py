@@ -11,6 +11,7 @@ import torch
 from lmtailor.base.base import Base
 from lmtailor.base.load import DTypeName, load_base
 from lmtailor.cli import say
+from lmtailor.cli.answering import readout_name_of, readout_settings
 from lmtailor.cli.options import LossOptions, MachineOptions, ReadoutOptions, TaskOptions, TrainingOptions
 from lmtailor.core.errors import InputError, near
 from lmtailor.core.settings import apply_overrides, from_mapping, resolve_name
@@ -25,7 +26,6 @@ from lmtailor.methods.union import Union
 from lmtailor.objectives.objective import Objective
 from lmtailor.readouts.readout import Readout
 from lmtailor.readouts.registry import get_readout
-from lmtailor.readouts.verbalizer import Verbalizer
 from lmtailor.store.adapter import Adapter
 from lmtailor.store.folder import load_adapter
 from lmtailor.strategies import strategy_class
@@ -124,13 +124,13 @@ def the_choices(
     methods = method_classes(method)
     classes: dict[str, type[Any]] = {
         **methods,
-        "readout": get_readout(answer.readout or "head"),
+        "readout": get_readout(readout_name_of(task, answer)),
         "training": Training,
         "objective": _objective_class(loss),
         UNLABELLED: Unlabelled,
     }
     given = {name: getattr(training, name) for name in _FLAGS if getattr(training, name) is not None}
-    values = _with_settings({"readout": _answer(task, answer), "training": given}, settings, classes)
+    values = _with_settings({"readout": readout_settings(task, answer), "training": given}, settings, classes)
     wanted = {name: cls for name, cls in classes.items() if name != UNLABELLED or name in values}
     built: dict[str, Any] = {UNLABELLED: None}
     built |= {name: from_mapping(cls, values.get(name, {}), path=name) for name, cls in wanted.items()}
@@ -195,7 +195,8 @@ def the_strategy(
     start: dict[str, dict[str, object]] = {"training": given}
     if answer.readout is not None:
         alone = _with_settings(start, settings, classes)
-        start["readout"] = _answer(task, answer, from_mapping(classes["strategy"], alone.get("strategy", {}), path="strategy"))
+        wanted = from_mapping(classes["strategy"], alone.get("strategy", {}), path="strategy")
+        start["readout"] = readout_settings(task, answer, wanted)
     values = _with_settings(start, settings, classes)
     built = {name: from_mapping(cls, values.get(name, {}), path=name) for name, cls in classes.items()}
     return StrategyChoices(
@@ -231,8 +232,8 @@ def the_readout(task: Task, answer: ReadoutOptions, settings: Sequence[str]) -> 
     Raises:
         InputError: as `the_choices`.
     """
-    cls: type[Any] = get_readout(answer.readout or "head")
-    values = _with_settings({"readout": _answer(task, answer)}, settings, {"readout": cls})
+    cls: type[Any] = get_readout(readout_name_of(task, answer))
+    values = _with_settings({"readout": readout_settings(task, answer)}, settings, {"readout": cls})
     readout: Readout = from_mapping(cls, values["readout"], path="readout")
     return readout
 
@@ -279,18 +280,16 @@ def _from_files(options: TaskOptions, settings: Sequence[str]) -> Task:
         raise InputError(
             "There is no data. Give a card (--task card.toml), or files (--train a.csv --text COLUMN --label COLUMN)."
         )
-    if not options.text:
-        raise InputError("Which column has the texts? Give --text COLUMN, twice for a pair.")
     return task_from_files(
         text=options.text,
-        label=options.label or "label",
+        label=options.label,
         kind=options.kind or "classification",
         train=options.train,
         dev=options.dev,
         test=options.test,
         unlabelled=options.unlabelled,
         metrics=options.metric or None,
-        form=Format(encoding=options.encoding or "utf-8", delimiter=options.delimiter),
+        form=Format(format=options.format, encoding=options.encoding or "utf-8", delimiter=options.delimiter),
         dev_fraction=options.dev_fraction,
     )
 
@@ -319,43 +318,3 @@ def _in_full(text: str, classes: Mapping[str, type]) -> str:
     if name in init_fields(Unlabelled) and not any(name in init_fields(cls) for key, cls in classes.items() if key != UNLABELLED):
         raise InputError(f"Settings of unlabelled are written in full: --set {UNLABELLED}.{name}={value}.")
     return f"{resolve_name(name, {key: cls for key, cls in classes.items() if key != UNLABELLED})}={value}"
-
-
-def _answer(task: Task, options: ReadoutOptions, strategy: Strategy | None = None) -> dict[str, object]:
-    """Settings of the readout that have options of their own, or that the card proposes; a strategy may find the others."""
-    if get_readout(options.readout or "head") is not Verbalizer:
-        if options.pattern is not None or options.pattern_name is not None or options.word:
-            raise InputError("--pattern, --pattern-name and --word are for --readout verbalizer. Add it, or leave them out.")
-        return {}
-    if options.pattern_name is not None:
-        if options.pattern is not None or options.word:
-            raise InputError("--pattern-name stands for a pattern and its words. Leave it out, or --pattern and --word.")
-        own = {prompt.name: prompt for prompt in task.prompts if not (prompt.words or task.verbalizer)}
-        if strategy is not None and "words" in strategy.finds and options.pattern_name in own:
-            return strategy.filled({"pattern": own[options.pattern_name].pattern}, task)
-        named = task.prompt(options.pattern_name)
-        return {"pattern": named.pattern, "words": named.words}
-    pattern = options.pattern if options.pattern is not None else next(iter(task.patterns), None)
-    words = _words(options.word) if options.word else _own_words(task, pattern)
-    known: dict[str, object] = {} if pattern is None else {"pattern": pattern}
-    known |= {"words": words} if words else {}
-    known = known if strategy is None else strategy.filled(known, task)
-    if len(known) < 2:
-        what, flag = ("a pattern", "--pattern") if "pattern" not in known else ("words for the labels", "--word LABEL=WORD")
-        raise InputError(f"The verbalizer needs {what}: give {flag}, or a card with [[patterns]] and [verbalizer].")
-    return known
-
-
-def _own_words(task: Task, pattern: str | None) -> Mapping[str, Sequence[str]]:
-    """The card's words for a pattern: its own, or else the verbalizer's."""
-    return next((prompt.words for prompt in task.prompts if prompt.pattern == pattern and prompt.words), task.verbalizer)
-
-
-def _words(given: Sequence[str]) -> dict[str, list[str]]:
-    words: dict[str, list[str]] = {}
-    for text in given:
-        label, equals, word = text.partition("=")
-        if not equals or not label.strip() or not word.strip():
-            raise InputError(f"Cannot read --word {text!r}. Write LABEL=WORD, such as positive=great.")
-        words.setdefault(label.strip(), []).append(word.strip())
-    return words
