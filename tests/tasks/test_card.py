@@ -275,3 +275,26 @@ def test_columns_that_files_of_a_kind_have(folder: Path) -> None:
         task_from_files(train=folder / "train.csv")
     with pytest.raises(InputError, match="Which column has the texts"):
         load(folder, 'files.train = "train.csv"')
+
+
+def test_multiple_choice(folder: Path) -> None:
+    (folder / "copa.jsonl").write_text(
+        '{"premise": "p", "a": "x", "b": "y", "label": 1}\n{"premise": "q", "a": "u", "b": "v", "label": 0}\n'
+    )
+    card = """
+files.train = "copa.jsonl"
+columns = { text = "premise", extra = ["a", "b"] }
+[[patterns]]
+text = "{premise} so {mask}"
+options = { 0 = "a", 1 = "b" }
+"""
+    task = load(folder, card)
+    assert (task.labels, task.split("train").labels) == (("0", "1"), (1, 0))
+    assert task.prompt("1").options == {"0": "a", "1": "b"}
+    for old, new, message in [
+        ('1 = "b"', '2 = "b"', r"'1' has options for 0, 2\. It has one for each label, 0, 1"),
+        ('1 = "b"', '1 = "c"', r"'1' has the option 'c', no column"),
+        ("[[patterns]]", '[[patterns]]\nwords = { 0 = ["x"], 1 = ["y"] }', r"and no words"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            load(folder, card.replace(old, new))

@@ -54,8 +54,8 @@ labelling    `text` is the words and `label` their tags, with one space between 
              [columns] a file of CoNLL-U is read as its words and its upos; one of two columns as words and tags.
 span         `text` is the question and the text with the answers (or that alone); `label` the answers, a list of
              { text, answer_start }. Without [columns] those of SQuAD.
-multiple choice is a classification: the options are further columns, and the label is the number of the right one; `labels` are
-             the numbers in the order of the options.
+multiple choice is a classification: the options are further columns, the label is the number or name of the right one, and a
+             pattern says which is which: options = { 0 = "choice1", 1 = "choice2" }.
 """
 
 import tomllib
@@ -161,6 +161,8 @@ class Pattern:
     """None: its number, from 1."""
     words: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Label -> words; empty: those of `[verbalizer]`."""
+    options: Mapping[str, str] = field(default_factory=dict)
+    """Multiple choice: label -> the column with that option."""
     target: str | None = None
     """Where answers are written, what is written behind the text; None: the reference."""
 
@@ -259,6 +261,7 @@ def load_task(path: str | Path, *, overrides: Iterable[str] = ()) -> Task:
                 name=str(number) if pattern.name is None else pattern.name,
                 pattern=pattern.text,
                 words=pattern.words,
+                options=pattern.options,
                 target=pattern.target,
             )
             for number, pattern in enumerate(card.patterns, start=1)

@@ -21,7 +21,7 @@ def text_columns(kind: TaskKind, text: str | Sequence[str]) -> tuple[str, ...]:
     """
     named = named_columns(text) or {"labelling": ("text",), "span": ("question", "context")}.get(kind, ())
     if not named:
-        raise InputError("Which column has the texts? Name it, or two for a pair: text under [columns] in a card, else --text.")
+        raise InputError("Which column has the texts? Name it, two for a pair: --text COLUMN, or text under [columns] in a card.")
     return named
 
 

@@ -8,13 +8,15 @@ from lmtailor.core.errors import InputError
 
 @dataclass(frozen=True, kw_only=True)
 class Prompt:
-    """A pattern with one gap and the words that may fill it, or an input and what is written behind it."""
+    """A pattern with one gap and the words or columns that may fill it, or an input and what is written behind it."""
 
     name: str
     pattern: str
     """Such as "{sentence} It was {mask}."; where answers are written, the input, without a gap. Readouts parse it."""
     words: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Label -> words; empty: those of the task's verbalizer."""
+    options: Mapping[str, str] = field(default_factory=dict)
+    """Label -> the column whose text fills the gap, where each example brings its own choices."""
     target: str | None = None
     """Where answers are written: what is written behind the pattern, such as " {ref}"; None: the reference."""
 

@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol, get_args
+from typing import Protocol, get_args
 
 from lmtailor.core.errors import InputError
+from lmtailor.tasks.file_formats import FormatName
 from lmtailor.tasks.formats.conll import read_conll
 from lmtailor.tasks.formats.conllu import read_conllu
 from lmtailor.tasks.formats.delimited import read_delimited
@@ -16,8 +17,6 @@ from lmtailor.tasks.formats.parquet import read_parquet
 from lmtailor.tasks.formats.squad import read_squad
 from lmtailor.tasks.formats.triples import read_dart, read_webnlg
 from lmtailor.tasks.table import Table
-
-FormatName = Literal["csv", "tsv", "json", "jsonl", "parquet", "conllu", "conll", "nested", "squad", "webnlg", "dart"]
 
 SUFFIXES: dict[str, FormatName] = {
     ".csv": "csv",
@@ -73,8 +72,7 @@ class Format:
     """How a data file is written. An option that its format does not have is refused."""
 
     format: FormatName | None = None
-    """None: by the file's suffix. json is a list of records; nested, JSON Lines whose records hold others; webnlg may be a
-    folder."""
+    """See `FormatName`. None: by the file's suffix. Of webnlg a folder is read too."""
     encoding: str = "utf-8"
     """Of text files. A byte order mark is dropped."""
     delimiter: str | None = None

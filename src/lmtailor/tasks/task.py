@@ -82,8 +82,7 @@ class Task:
                 )
         named(self.prompts)
         for prompt in self.prompts:
-            if prompt.target is not None and self.kind != "generation":
-                raise InputError(f"The pattern {prompt.name!r} has a target, but nothing is written in a task of {self.kind}.")
+            self._check_prompt(prompt)
         for words in (self.verbalizer, *(prompt.words for prompt in self.prompts)):
             self._check_words(words)
 
@@ -93,7 +92,7 @@ class Task:
         return tuple(prompt.pattern for prompt in self.prompts)
 
     def prompt(self, name: str) -> Prompt:
-        """The prompt of this name, in classification with words for every label: its own, or else the verbalizer's.
+        """The prompt of this name, in classification with words for every label, its own or the verbalizer's, or with options.
 
         Raises:
             InputError: there is none, or there are no words.
@@ -103,7 +102,7 @@ class Task:
             raise InputError(f"The task {self.name} has no pattern named {name!r}. {near(name, names)}")
         found = self.prompts[names.index(name)]
         words = found.words or self.verbalizer
-        if not words and self.kind == "classification":
+        if not words and not found.options and self.kind == "classification":
             raise InputError(f"The pattern {name!r} has no words for the labels. Give it words, or the card a [verbalizer].")
         return replace(found, words=words)
 
@@ -293,6 +292,23 @@ class Task:
             verbalizer={key: tuple(words) for key, words in (verbalizer or {}).items()},
             notes=built.notes,
         )
+
+    def _check_prompt(self, prompt: Prompt) -> None:
+        if prompt.target is not None and self.kind != "generation":
+            raise InputError(f"The pattern {prompt.name!r} has a target, but nothing is written in a task of {self.kind}.")
+        if not prompt.options:
+            return
+        if prompt.words or set(prompt.options) != set(self.labels):
+            raise InputError(
+                f"The pattern {prompt.name!r} has options for {', '.join(prompt.options)}. It has one for each label, "
+                f"{', '.join(self.labels) or 'which there are none of'}, and no words."
+            )
+        columns = self.columns
+        for column in prompt.options.values():
+            if column not in columns:
+                raise InputError(
+                    f"The pattern {prompt.name!r} has the option {column!r}, no column. {near(column, self.columns)}"
+                )
 
     def _check_words(self, verbalizer: Mapping[str, tuple[str, ...]]) -> None:
         if self.kind != "classification" or not verbalizer:

@@ -1,0 +1,7 @@
+"""The names of file formats, for those who need no more."""
+
+from typing import Literal
+
+FormatName = Literal["csv", "tsv", "json", "jsonl", "parquet", "conllu", "conll", "nested", "squad", "webnlg", "dart"]
+"""json: a list of records. nested: JSON Lines whose records hold others. conllu: words with all their annotation. conll: words
+in columns. squad, webnlg, dart: those data sets' own."""
