@@ -42,7 +42,7 @@ Piece = Literal["auto", "first", "last", "mean"]
 OUTSIDE = "O"
 """The tag of words that belong to no span, in every scheme of tags for spans."""
 
-_SPACE = " \t\r\n\f\v"
+_SPACE = " \t\r\n"
 _WORD = re.compile(f"[^{_SPACE}]+")
 
 
