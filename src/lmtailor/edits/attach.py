@@ -31,6 +31,7 @@ from lmtailor.edits.infix import AnswerBehindPrompt, answering
 from lmtailor.edits.kinds import TokenPrompt
 from lmtailor.edits.mixture import Members, MixedModel, by_member, log_shares, mixed_scores
 from lmtailor.edits.prefixes import PrefixStore
+from lmtailor.edits.products import FastProducts
 from lmtailor.edits.weights import WeightSwap, swaps
 from lmtailor.tasks.example import TEXT_KINDS
 
@@ -112,6 +113,7 @@ class Attached:
             for stack, store in zip(base.stacks, self._stores, strict=True)
         ]
         self._swaps: list[WeightSwap] = swaps(base.model, edits, self.engine.rows.slots)
+        self._products = FastProducts(base.model)
         self._guard = CheckpointGuard(self.engine, base.model)
         self._handles: list[Any] = []
         self._switched: list[tuple[Any, str]] = []
@@ -139,6 +141,7 @@ class Attached:
     def _install(self) -> None:
         self.engine.alive = True
         self._guard.install()
+        self._products.install()
         if any(store.used for store in self._stores):
             self._switched = switch(self.base.model)
         for swap in self._swaps:
@@ -178,6 +181,7 @@ class Attached:
             swap.remove()
         restore(self._switched)
         self._switched = []
+        self._products.remove()
         self._guard.remove()
         with _lock:
             _attached.discard(self.base.model)
