@@ -69,6 +69,7 @@ if TYPE_CHECKING:
     from lmtailor.strategies.sensitivity import sensitivity as sensitivity
     from lmtailor.tasks.card import load_task as load_task
     from lmtailor.tasks.conversations import conversation_task as conversation_task
+    from lmtailor.tasks.mixture import load_mixture as load_mixture
     from lmtailor.tasks.task import Task as Task
     from lmtailor.tasks.templates.collection import read_templates as read_templates
 
@@ -113,6 +114,7 @@ _HOME = {
     "generate": "lmtailor.infer.generate",
     "load_adapter": "lmtailor.store.folder",
     "load_base": "lmtailor.base.load",
+    "load_mixture": "lmtailor.tasks.mixture",
     "load_task": "lmtailor.tasks.card",
     "merge": "lmtailor.store.merge",
     "methods": "lmtailor",

@@ -41,6 +41,8 @@ class Progress:
     """Why it is over; "" while it is not."""
     history: list[dict[str, Any]] = field(default_factory=list)
     """One entry an evaluation: step, epoch, loss, scores, seconds."""
+    watched: list[dict[str, Any]] = field(default_factory=list)
+    """One entry each time held-out tasks were asked: step, epoch, and their scores by task."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -38,7 +38,7 @@ def dev_scores(
         inquiries: how answers are read, where one pass gives texts; the items are theirs.
     """
     if task.kind == "generation":
-        rows = _rows(items, source, batch_size, _of_targets)
+        rows = token_rows(items, source, batch_size)
         log_p = [float(own.double().sum()) for own in rows]
         return Scores([perplexity(log_p, [item.units for item in items], resamples=RESAMPLES)])
     rows = _rows(items, source, batch_size, lambda scores_MC, _: scores_MC)
@@ -47,6 +47,11 @@ def dev_scores(
         return evaluate_texts(task.metrics, texts, task.split("dev").references, resamples=RESAMPLES)
     answers, reference = decide(table(rows, task.num_outputs), task.kind), task.split("dev").labels
     return evaluate_predictions(task.metrics, answers, reference, kind=task.kind, labels=task.labels, resamples=RESAMPLES)
+
+
+def token_rows(items: Sequence[Encoded], source: Source, batch_size: int) -> list[Tensor]:
+    """log p of each item's target tokens (units, 1)."""
+    return _rows(items, source, batch_size, _of_targets)
 
 
 def _rows(items: Sequence[Encoded], source: Source, batch_size: int, keep: Callable[[Tensor, Batch], Tensor]) -> list[Tensor]:

@@ -33,6 +33,7 @@ from lmtailor.store.adapter import Adapter, new_adapter, on_device
 from lmtailor.store.folder import load_adapter, save_adapter
 from lmtailor.tasks.metrics import Scores
 from lmtailor.tasks.task import Task
+from lmtailor.tasks.watched import Watched
 
 
 @overload
@@ -50,6 +51,7 @@ def fit(  # type: ignore[overload-overlap]  # a list anywhere makes it the secon
     seed: int = 0,
     out: str | Path | None = None,
     callbacks: Sequence[Callback] = (),
+    watched: Sequence[Watched] = (),
     overwrite: bool = False,
 ) -> Adapter: ...
 
@@ -69,6 +71,7 @@ def fit(
     seed: int | Sequence[int] = 0,
     out: Sequence[str | Path] | None = None,
     callbacks: Sequence[Callback] = (),
+    watched: Sequence[Watched] = (),
     overwrite: bool = False,
 ) -> list[Adapter]: ...
 
@@ -87,6 +90,7 @@ def fit(  # noqa: PLR0913 - the one door of fitting; every argument is one of it
     seed: int | Sequence[int] = 0,
     out: str | Path | Sequence[str | Path] | None = None,
     callbacks: Sequence[Callback] = (),
+    watched: Sequence[Watched] = (),
     overwrite: bool = False,
 ) -> Adapter | list[Adapter]:
     """Fit a base to a task; or to several tasks, or by several methods, at once.
@@ -112,6 +116,8 @@ def fit(  # noqa: PLR0913 - the one door of fitting; every argument is one of it
         seed: of start, order and dropout.
         out: folder for the adapter and, next to it, the checkpoint; with lists a folder for each adapter.
         callbacks: listeners.
+        watched: held-out tasks that are asked before the first step and whenever dev is scored, such as a mixture's. Nothing is
+            learned from them and nothing chosen by them; their scores are in the adapter's provenance under "watched".
         overwrite: replace what another fit left in `out`.
 
     Returns:
@@ -124,7 +130,7 @@ def fit(  # noqa: PLR0913 - the one door of fitting; every argument is one of it
     chosen = {"task": task, "method": method, "readout": readout, "training": training, "seed": seed, "out": out}
     each, several = _each({**chosen, "start": start, "soft_labels": soft_labels, "unlabelled": unlabelled})
     objective = Supervised() if objective is None else objective
-    done = _fit([_plan(base, objective, **own) for own in each], tuple(callbacks), overwrite=overwrite)
+    done = _fit([_plan(base, objective, watched=tuple(watched), **own) for own in each], tuple(callbacks), overwrite=overwrite)
     return done if several else done[0]
 
 
@@ -155,6 +161,7 @@ class _Plan:
     training: Training
     seed: int
     out: Path | None
+    watched: tuple[Watched, ...]
 
     def settings(self) -> dict[str, Any]:
         """All that its weights depend on."""
@@ -171,6 +178,7 @@ class _Plan:
             "unlabelled": None if self.unlabelled is None else to_mapping(self.unlabelled),
             "training": to_mapping(self.training),
             "seed": self.seed,
+            **({"watched": [one.name for one in self.watched]} if self.watched else {}),
         }
 
     def job(self, number: int | None) -> Job:
@@ -183,6 +191,7 @@ class _Plan:
             objective=self.objective,
             soft_BC=self.soft_BC,
             unlabelled=self.unlabelled,
+            watched=self.watched,
             training=self.training,
             seed=self.seed,
             name="" if number is None else f"{number}: {self.task.name}, {method_name(self.method)}",
@@ -202,6 +211,7 @@ def _plan(  # noqa: PLR0913 - what `fit` is given
     training: Training | None,
     seed: int,
     out: str | Path | None,
+    watched: tuple[Watched, ...],
 ) -> _Plan:
     if "train" not in task.splits:
         raise InputError(
@@ -219,6 +229,7 @@ def _plan(  # noqa: PLR0913 - what `fit` is given
         training=(Training() if training is None else training).resolved(method.recipe),
         seed=seed,
         out=None if out is None else Path(out),
+        watched=watched,
     )
 
 
@@ -293,6 +304,7 @@ def _provenance(member: Member) -> dict[str, Any]:
         "outcome": progress.ended,
         "best_step": progress.best_step,
         "history": progress.history,
+        **({"watched": progress.watched} if progress.watched else {}),
         "notes": list(member.notes),
         "versions": versions(),
         "revision": revision(),

@@ -24,6 +24,7 @@ from lmtailor.fit.member import Job, Member
 from lmtailor.fit.modes import set_eval, set_training, trained_modules
 from lmtailor.fit.source import Narrowed, Source, WholeModel, autocast, make_source
 from lmtailor.fit.training import Training
+from lmtailor.fit.watch import Watch
 from lmtailor.infer.shared import score_together
 from lmtailor.readouts.batch import Batch
 from lmtailor.store.adapter import Adapter
@@ -48,6 +49,7 @@ class Loop:
         self.identity, self.path = identity, checkpoint
         self.accelerator = Accelerator(cpu=self.base.device.type == "cpu")
         self.members = [Member(job, checkpoint, callbacks) for job in jobs]
+        self.watches = {slot: Watch(member) for slot, member in enumerate(self.members) if member.job.watched}
         self._modules: tuple[list[int], tuple[str, ...]] | None = None
         self.training = _common(self.members, self.accelerator.num_processes)
 
@@ -65,8 +67,10 @@ class Loop:
             try:
                 set_eval(self.base)
                 sources, dev_sources = self._sources(attached, notes)
-                for member in self.members:
+                for slot, member in enumerate(self.members):
                     member.tell_start()
+                    if not member.progress.step:
+                        self._ask(attached, slot)
                 self._steps(attached, sources, dev_sources, before, clock)
             except BaseException as error:
                 reason = "interrupted" if isinstance(error, KeyboardInterrupt) else f"stopped by {type(error).__name__}"
@@ -129,9 +133,17 @@ class Loop:
                 if member.is_due:
                     set_eval(self.base)
                     member.evaluate(dev[slot])
+                    self._ask(attached, slot)
                     member.progress.seconds = before[slot] + time.monotonic() - clock
             if any(self.members[slot].to_save for slot in active):
                 self._save()
+
+    def _ask(self, attached: Attached, slot: int) -> None:
+        """Ask the held-out tasks of a member, if it has any."""
+        if slot in self.watches:
+            watch = self.watches[slot]
+            whole = WholeModel(attached, watch.member.reading, watch.items, autocast(self.base, self.training), slot=slot)
+            watch.ask(Narrowed(whole) if len(self.members) > 1 else whole)
 
     def _step(self, attached: Attached, sources: list[Source], active: list[int]) -> tuple[list[float], list[int]]:
         """One optimizer step of every active member: mean losses and tokens."""

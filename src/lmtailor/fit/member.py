@@ -31,6 +31,7 @@ from lmtailor.tasks.example import TEXT_KINDS
 from lmtailor.tasks.metrics import Scores
 from lmtailor.tasks.metrics.direction import greater_is_better
 from lmtailor.tasks.task import Task
+from lmtailor.tasks.watched import Watched
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +50,8 @@ class Job:
     """For objectives that ask for them: soft labels of the training examples, in their order."""
     unlabelled: Unlabelled | None = None
     """Language modelling beside the objective."""
+    watched: tuple[Watched, ...] = ()
+    """Held-out tasks that are asked as the fit goes."""
     name: str = ""
     """What events call it where several are fitted together."""
 

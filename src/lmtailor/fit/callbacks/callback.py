@@ -1,5 +1,7 @@
 """What a fit tells while it runs. A callback is one file with one class; it only listens."""
 
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -63,6 +65,19 @@ class Evaluated:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Asked:
+    """Held-out tasks were asked; see `fit`'s `watched`."""
+
+    name: str = ""
+    """Of the adapter, where several are fitted together."""
+    step: int
+    """0 before the first one."""
+    epoch: float
+    scores: Mapping[str, Scores]
+    """Task → accuracy or perplexity."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Ended:
     """The fit is over."""
 
@@ -72,6 +87,14 @@ class Ended:
     reason: str
     """"finished", "early stop" or what went wrong."""
     seconds: float
+
+
+class HearsAsked(ABC):
+    """What a callback is too, if it wants to hear of held-out tasks."""
+
+    @abstractmethod
+    def asked(self, event: Asked) -> None:
+        """After held-out tasks were asked."""
 
 
 class Callback(Protocol):

@@ -7,13 +7,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from lmtailor.fit.callbacks.callback import Ended, Evaluated, Started, Stepped
+from lmtailor.fit.callbacks.callback import Asked, Ended, Evaluated, HearsAsked, Started, Stepped
 
 EVERY = 20.0
 """Seconds between lines without a terminal."""
 
 
-class ConsoleCallback:
+class ConsoleCallback(HearsAsked):
     """Writes to stderr, so that stdout stays free for results."""
 
     def __init__(self, console: Console | None = None) -> None:
@@ -75,6 +75,11 @@ class ConsoleCallback:
             f"  {_who(event.name)}epoch {event.epoch:.2f} · step {event.step} · loss {event.loss:.4f} · dev {shown}{star}",
             highlight=False,
         )
+
+    def asked(self, event: Asked) -> None:
+        """One line for all held-out tasks."""
+        shown = " · ".join(f"{escape(task)} {one.value:.4f}" for task, own in event.scores.items() for one in own.values())
+        self.console.print(f"  {_who(event.name)}step {event.step} · held out {shown}", highlight=False)
 
     def ended(self, event: Ended) -> None:
         """Stop the bar and say how it ended."""

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from lmtailor.core.files import disk_error
-from lmtailor.fit.callbacks.callback import Ended, Evaluated, Started, Stepped
+from lmtailor.fit.callbacks.callback import Asked, Ended, Evaluated, HearsAsked, Started, Stepped
 
 
-class JsonlCallback:
+class JsonlCallback(HearsAsked):
     """Appends to a file, so that a resumed run goes on in the same log."""
 
     def __init__(self, path: Path) -> None:
@@ -36,6 +36,11 @@ class JsonlCallback:
         """event "evaluation", with the scores."""
         values = {field.name: getattr(event, field.name) for field in dataclasses.fields(event) if field.name != "scores"}
         self._write("evaluation", {**values, "scores": event.scores.to_mapping()})
+
+    def asked(self, event: Asked) -> None:
+        """event "held out", with the scores by task."""
+        scores = {task: own.to_mapping() for task, own in event.scores.items()}
+        self._write("held out", {"name": event.name, "step": event.step, "epoch": event.epoch, "scores": scores})
 
     def ended(self, event: Ended) -> None:
         """event "ended"."""

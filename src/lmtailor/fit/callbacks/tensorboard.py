@@ -4,10 +4,10 @@ from pathlib import Path
 
 from torch.utils.tensorboard import SummaryWriter
 
-from lmtailor.fit.callbacks.callback import Ended, Evaluated, Started, Stepped
+from lmtailor.fit.callbacks.callback import Asked, Ended, Evaluated, HearsAsked, Started, Stepped
 
 
-class TensorBoardCallback:
+class TensorBoardCallback(HearsAsked):
     """Writes training loss, learning rate and dev scores by step."""
 
     def __init__(self, folder: Path) -> None:
@@ -27,6 +27,12 @@ class TensorBoardCallback:
         """Dev scores."""
         for name, score in event.scores.items():
             self._writer.add_scalar(_tag(event.name, f"dev/{name}"), score.value, event.step)
+
+    def asked(self, event: Asked) -> None:
+        """Scores of held-out tasks."""
+        for task, own in event.scores.items():
+            for name, score in own.items():
+                self._writer.add_scalar(_tag(event.name, f"held_out/{task}/{name}"), score.value, event.step)
 
     def ended(self, event: Ended) -> None:
         """Write everything out."""
