@@ -7,7 +7,7 @@ from typing import Annotated
 from cyclopts import Group, Parameter
 from cyclopts.types import PositiveInt
 
-from lmtailor.cli.options import MachineOptions, ReadoutOptions, Settings, TaskOptions
+from lmtailor.cli.options import MachineOptions, ReadoutOptions, Settings, TaskOptions, WritingOptions
 from lmtailor.core.errors import InputError
 
 OUTPUTS = Group("Texts of any system", sort_key=0)
@@ -26,7 +26,7 @@ class TextOptions:
     """File of texts to compare with: blocks of lines with a blank line between, one a line, or JSON Lines with "references"."""
 
 
-_TASK, _ANSWER, _MACHINE, _TEXTS = TaskOptions(), ReadoutOptions(), MachineOptions(), TextOptions()
+_TASK, _ANSWER, _WRITING, _MACHINE, _TEXTS = TaskOptions(), ReadoutOptions(), WritingOptions(), MachineOptions(), TextOptions()
 
 
 def run(  # noqa: PLR0913 - every argument is an option
@@ -42,6 +42,7 @@ def run(  # noqa: PLR0913 - every argument is an option
     any_base: bool = False,
     data: TaskOptions = _TASK,
     answer: ReadoutOptions = _ANSWER,
+    writing: WritingOptions = _WRITING,
     machine: MachineOptions = _MACHINE,
     texts: TextOptions = _TEXTS,
 ) -> None:
@@ -52,6 +53,7 @@ def run(  # noqa: PLR0913 - every argument is an option
     ```
     lmtailor eval MODEL adapters/mine --task card.toml --split test
     lmtailor eval MODEL --task card.toml --readout verbalizer --set readout.demonstrations.k=8
+    lmtailor eval MODEL adapters/e2e --task e2e.toml --beams 5 --max-new-tokens 80
     lmtailor eval --predictions outputs.txt --references references.txt --metric bleu --metric meteor
     ```
 
@@ -61,17 +63,18 @@ def run(  # noqa: PLR0913 - every argument is an option
         split: Split to score, also an out-of-domain set; may be repeated.
         settings: KEY=VALUE: a setting of the readout or the card, such as aggregate=max or task.limits.test=500.
         batch_size: Examples in a batch.
-        seed: Of the bootstrap, and of what a readout draws.
+        seed: Of the bootstrap, and of what a readout or --temperature draws.
         as_json: Write one JSON object.
         any_base: Take this base although the adapter was made for another.
         data: What the task is.
         answer: How the base answers.
+        writing: How it writes, where answers are written.
         machine: How it is loaded.
         texts: Texts that are scored as they are.
     """
     if texts != _TEXTS:
-        others = (base, adapter, split, settings, batch_size, any_base, answer, machine)
-        if others != (None, None, ("test",), (), 32, False, _ANSWER, _MACHINE):
+        others = (base, adapter, split, settings, batch_size, any_base, answer, writing, machine)
+        if others != (None, None, ("test",), (), 32, False, _ANSWER, _WRITING, _MACHINE):
             raise InputError(
                 "Texts are scored without a model. Beside --predictions give --references, --metric, --json and --seed."
             )
@@ -79,14 +82,10 @@ def run(  # noqa: PLR0913 - every argument is an option
     elif base is None:
         raise InputError("There is nothing to score. Name a base, or give texts with --predictions.")
     else:
-        _score_model(
-            base,
-            adapter,
-            _Wish(split=split, settings=settings, batch_size=batch_size, seed=seed, as_json=as_json, any_base=any_base),
-            data,
-            answer,
-            machine,
+        wish = _Wish(
+            split=split, settings=settings, batch_size=batch_size, seed=seed, as_json=as_json, any_base=any_base, writing=writing
         )
+        _score_model(base, adapter, wish, data, answer, machine)
 
 
 def _score_texts(texts: TextOptions, data: TaskOptions, *, seed: int, as_json: bool) -> None:
@@ -116,17 +115,19 @@ class _Wish:
     seed: int
     as_json: bool
     any_base: bool
+    writing: WritingOptions
 
 
 def _score_model(
     base: str, adapter: Path | None, wish: _Wish, data: TaskOptions, answer: ReadoutOptions, machine: MachineOptions
 ) -> None:
     """Score a model on the splits of a task."""
-    from lmtailor.cli import choices, results
+    from lmtailor.cli import answering, choices, results
     from lmtailor.infer.evaluate import plain_adapter
 
     if adapter is not None and (answer != _ANSWER or any(not text.startswith(choices.TASK) for text in wish.settings)):
         raise InputError(f"The adapter {adapter} has a readout of its own. Leave it out, or the readout and its settings.")
+    decoding = answering.the_decoding(wish.writing, wish.seed)
     task = choices.the_task(data, wish.settings, seed=wish.seed)
     splits = list(map(task.split, wish.split))
     readout = choices.the_readout(task, answer, wish.settings) if adapter is None else None
@@ -138,7 +139,9 @@ def _score_model(
         asked = choices.the_adapter(adapter, loaded, any_base=wish.any_base)
     scores = {}
     for own in splits:
-        scores[own.name] = results.score_split(loaded, task, asked, own.name, batch_size=wish.batch_size, seed=wish.seed)
+        scores[own.name] = results.score_split(
+            loaded, task, asked, own.name, batch_size=wish.batch_size, seed=wish.seed, decoding=decoding
+        )
     if wish.as_json:
         results.write_scores(scores, {"base": base, "adapter": str(adapter) if adapter else None, "task": task.name})
     else:

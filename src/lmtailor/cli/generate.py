@@ -3,28 +3,30 @@
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Group, Parameter
-from cyclopts.types import NonNegativeFloat, PositiveInt
+from cyclopts.types import PositiveInt
 
 from lmtailor.cli import say
-from lmtailor.cli.options import MachineOptions
+from lmtailor.cli.options import WRITING, MachineOptions, WritingOptions
 from lmtailor.core.errors import InputError
 
 if TYPE_CHECKING:
     from lmtailor.base.base import Base
     from lmtailor.cli.prompts import Asked
     from lmtailor.infer.decoding import Decoding
+    from lmtailor.infer.score import Progress
+    from lmtailor.infer.written import Generated, Stream
     from lmtailor.store.adapter import Adapter
 
 CHUNK = 1024
 """Prompts that are read before the first text is written. What more of them begin with is not shared."""
 
 INPUT = Group("Input", sort_key=1)
-WRITING = Group("Writing", sort_key=2)
 
 
 @Parameter(name="*", group=INPUT)
@@ -35,38 +37,16 @@ class PromptOptions:
     prompt: tuple[str, ...] = ()
     """A prompt; repeated."""
     file: Path | None = None
-    """File of prompts: .jsonl with one `{"prompt": "…"}` a line, with an "id" if it has one; or .txt with one prompt a line."""
+    """File of prompts: .jsonl with one `{"prompt": "…"}` a line, with an "id" if it has one, or with the columns that the adapter
+    reads; or .txt with one prompt a line."""
     json: bool = False
     """The lines of stdin are records as in .jsonl, so that prompts may have line breaks."""
-
-
-@Parameter(name="*", group=WRITING)
-@dataclass(frozen=True, kw_only=True)
-class WritingOptions:
-    """How text is written."""
-
-    max_new_tokens: PositiveInt = 64
-    """The most tokens that are written for a prompt."""
-    beams: PositiveInt = 1
-    """Texts that are followed at a time; 1 takes the likeliest token each time."""
-    length_penalty: float = 1.0
-    """With beams: above 1 favours long texts, below 1 short ones."""
-    temperature: NonNegativeFloat = 0.0
-    """Draw tokens from softmax(logits / temperature); 0 takes the likeliest."""
-    top_k: PositiveInt | None = None
-    """When drawing: only among so many of the likeliest tokens."""
-    top_p: float | None = None
-    """When drawing: only among the likeliest tokens that together have this probability."""
-    seed: int = 0
-    """Of the draws."""
-    stop: tuple[str, ...] = ()
-    """A string at which a text ends, and which is cut off; repeated."""
 
 
 _PROMPTS, _WRITING, _MACHINE = PromptOptions(), WritingOptions(), MachineOptions()
 
 
-def run(
+def run(  # noqa: PLR0913 - every argument is an option
     base: str,
     adapter: Path | None = None,
     /,
@@ -76,6 +56,7 @@ def run(
     any_base: bool = False,
     source: PromptOptions = _PROMPTS,
     writing: WritingOptions = _WRITING,
+    seed: Annotated[int, Parameter(group=WRITING)] = 0,
     machine: MachineOptions = _MACHINE,
 ) -> None:
     """Write text behind prompts.
@@ -84,6 +65,9 @@ def run(
     the other. Programs get JSON Lines, one for each prompt with its id (its number from 1, or the record's "id"), the text, why
     it ended (end: an end token, stop: a stop string, length: as many tokens as were asked for), and how many tokens were
     written.
+
+    An adapter of a task whose answers are written has a pattern of its own. Records that have the columns it reads, instead of a
+    "prompt", are put into that pattern, as `lmtailor predict` does; a prompt is taken as it is.
 
     What prompts begin with is run once for all, so many demonstrations cost little.
 
@@ -95,12 +79,13 @@ def run(
 
     Args:
         base: Hub id, folder or .gguf file of a pretrained model, causal or encoder-decoder.
-        adapter: Folder of an adapter. Its readout plays no part.
+        adapter: Folder of an adapter. Its readout plays a part for records with its columns alone.
         output: text, as it comes, one prompt at a time; json, a line a prompt; auto is text in a terminal.
         batch_size: Prompts in a batch.
         any_base: Take this base although the adapter was made for another.
         source: Where the prompts are.
         writing: How text is written.
+        seed: Of the draws.
         machine: How the base is loaded.
     """
     from lmtailor.cli import choices, texts
@@ -110,17 +95,24 @@ def run(
         raise InputError("Prompts are given as options; leave --file and --json out.")
     if source.file is not None and source.json:
         raise InputError("--json is for stdin; a file of records ends in .jsonl.")
-    decoding = Decoding(**vars(writing))
+    decoding = Decoding(**vars(writing), seed=seed)
     loaded = choices.the_base(base, machine)
     adapters = () if adapter is None else (choices.the_adapter(adapter, loaded, any_base=any_base),)
     live = say.in_terminal() if output == "auto" else output == "text"
     with ExitStack() as stack:
-        for chunk in texts.in_chunks(_prompts(stack, source), 1 if live else CHUNK):
+        for chunk in texts.in_chunks(_prompts(stack, source, _columns(adapters)), 1 if live else CHUNK):
             _write(loaded, adapters, chunk, decoding, batch_size, live=live)
             sys.stdout.flush()
 
 
-def _prompts(stack: ExitStack, source: PromptOptions) -> "Iterator[Asked]":
+def _columns(adapters: "Sequence[Adapter]") -> tuple[str, ...]:
+    """The columns of which the adapter's pattern makes a prompt, if it has one."""
+    from lmtailor.readouts.text import TextReading
+
+    return next((one.reading.label_set.texts for one in adapters if isinstance(one.reading, TextReading)), ())
+
+
+def _prompts(stack: ExitStack, source: PromptOptions, columns: tuple[str, ...]) -> "Iterator[Asked]":
     """The prompts, as they come."""
     from lmtailor.cli import prompts
 
@@ -129,31 +121,74 @@ def _prompts(stack: ExitStack, source: PromptOptions) -> "Iterator[Asked]":
     if source.file is None:
         if sys.stdin.isatty():
             say.plain(f"{prompts.SHAPE if source.json else 'One prompt'} a line; Ctrl-D ends.")
-        return (prompts.from_json_lines if source.json else prompts.from_lines)(sys.stdin.buffer, "stdin")
-    suffix = source.file.suffix.lower()
-    if suffix not in prompts.READERS:
-        raise InputError(f"{source.file} has no known suffix ({', '.join(prompts.READERS)}). Rename it, or give it by stdin.")
+        if source.json:
+            return prompts.from_json_lines(sys.stdin.buffer, "stdin", columns)
+        return prompts.from_lines(sys.stdin.buffer, "stdin")
+    if source.file.suffix.lower() not in prompts.FILES:
+        raise InputError(f"{source.file} has no known suffix ({', '.join(prompts.FILES)}). Rename it, or give it by stdin.")
     if not source.file.is_file():
         found = "it is a folder" if source.file.is_dir() else "there is no such file"
         raise InputError(f"Cannot read {source.file}: {found}.")
-    return prompts.READERS[suffix](stack.enter_context(source.file.open("rb")), str(source.file))
+    return prompts.from_file(stack.enter_context(source.file.open("rb")), source.file, columns)
 
 
 def _write(
     base: "Base", adapters: "Sequence[Adapter]", chunk: "Sequence[Asked]", decoding: "Decoding", batch_size: int, *, live: bool
 ) -> None:
     """Write behind some prompts: the text as it comes, or a line of JSON for each."""
-    from lmtailor.infer.generate import generate_prompts
-
-    given = [one.prompt for one in chunk]
     if live:
-        generate_prompts(base, adapters, given, decoding=decoding, stream=lambda _, piece: _tell(piece))
+        _written(base, adapters, chunk, decoding, batch_size, stream=lambda _, piece: _tell(piece))
         say.result()
         return
     with say.progress("writing") as progress:
-        written = generate_prompts(base, adapters, given, decoding=decoding, batch_size=batch_size, progress=progress)
+        written = _written(base, adapters, chunk, decoding, batch_size, progress=progress)
     for one, text in zip(chunk, written, strict=True):
         say.json_line({"id": one.id, "text": text.text, "ended": text.ended, "tokens": len(text.tokens)})
+
+
+def _written(
+    base: "Base",
+    adapters: "Sequence[Adapter]",
+    chunk: "Sequence[Asked]",
+    decoding: "Decoding",
+    batch_size: int,
+    *,
+    stream: "Stream | None" = None,
+    progress: "Progress | None" = None,
+) -> "list[Generated]":
+    """What is written behind prompts, and behind what the adapter's pattern makes of rows; in their order."""
+    from lmtailor.cli import results
+    from lmtailor.cli.prompts import Row
+    from lmtailor.infer.generate import generate_prompts
+    from lmtailor.infer.variants import beyond
+    from lmtailor.infer.written_answers import write_answers
+    from lmtailor.tasks.example import Example
+
+    out: list[Generated] = []
+    for _, group in groupby((one.prompt for one in chunk), key=lambda one: isinstance(one, Row)):
+        own = list(group)
+        tell = None if progress is None else beyond(progress, len(out), len(chunk))
+        rows = [one for one in own if isinstance(one, Row)]
+        if rows:
+            found = write_answers(
+                base,
+                adapters,
+                [Example(id=row.name, fields=row.fields) for row in rows],
+                slots=[0] * len(rows),
+                decoding=decoding,
+                batch_size=batch_size,
+                numbers=[row.number for row in rows],
+                stream=stream,
+                progress=tell,
+            )
+            results.tell_cuts(sum(one.cut > 0 for one in found), len(found), "input")
+            out += [replace(one.written, text=one.text) for one in found]
+        else:
+            prompts = [one for one in own if not isinstance(one, Row)]
+            out += generate_prompts(
+                base, adapters, prompts, decoding=decoding, batch_size=batch_size, stream=stream, progress=tell
+            )
+    return out
 
 
 def _tell(piece: str) -> None:

@@ -11,12 +11,13 @@ from cyclopts import Group, Parameter
 from cyclopts.types import PositiveInt
 
 from lmtailor.cli import say
-from lmtailor.cli.options import MachineOptions
+from lmtailor.cli.options import WRITING, MachineOptions, WritingOptions
 from lmtailor.core.errors import InputError
 
 if TYPE_CHECKING:
     from lmtailor.base.base import Base
     from lmtailor.cli.texts import Input
+    from lmtailor.infer.decoding import Decoding
     from lmtailor.infer.predict import Answer
     from lmtailor.store.adapter import Adapter
 
@@ -41,10 +42,10 @@ class InputOptions:
     """Of a CSV or TSV file."""
 
 
-_INPUT, _MACHINE = InputOptions(), MachineOptions()
+_INPUT, _WRITING, _MACHINE = InputOptions(), WritingOptions(), MachineOptions()
 
 
-def run(
+def run(  # noqa: PLR0913 - every argument is an option
     base: str,
     adapter: Path | None = None,
     /,
@@ -53,12 +54,15 @@ def run(
     batch_size: PositiveInt = 32,
     any_base: bool = False,
     source: InputOptions = _INPUT,
+    writing: WritingOptions = _WRITING,
+    seed: Annotated[int, Parameter(group=WRITING)] = 0,
     machine: MachineOptions = _MACHINE,
 ) -> None:
     """Answer new texts, as JSON Lines.
 
     Texts are arguments, else the rows of a file, else the lines of stdin. For each there is one line with its id (its number
-    from 1, or the file's column "id"), and the label with the share of each, or the value. An adapter for pairs takes
+    from 1, or the file's column "id"), and what the adapter answers: the label with the share of each, the value, the text that
+    is written, the tag of each word, or the part of the text with the character at which it starts. An adapter for pairs takes
     arguments two by two, and lines with a tab between the two texts.
 
     ```
@@ -76,20 +80,23 @@ def run(
         batch_size: Inputs in a batch.
         any_base: Take this base although the adapters were made for another.
         source: Where the texts are.
+        writing: How text is written, by adapters that write.
+        seed: Of the draws.
         machine: How the base is loaded.
     """
-    from lmtailor.cli import choices, results
+    from lmtailor.cli import answering, choices, results
 
     folders = _folders(adapter, adapters)
     if texts and source != _INPUT:
         raise InputError("Texts are given as arguments; leave --file, --text, --encoding and --delimiter out.")
     if adapters and source.file is None:
         raise InputError('Several adapters need --file, with a column "adapter" that names one for each row.')
+    decoding = answering.the_decoding(writing, seed)
     loaded = choices.the_base(base, machine)
     ready = {name: choices.the_adapter(folder, loaded, any_base=any_base) for name, folder in folders.items()}
     with ExitStack() as stack:
         inputs = _inputs(stack, texts, source, _columns(ready), tuple(ready) if adapters else ())
-        cut, total = _answer(loaded, ready, inputs, batch_size)
+        cut, total = _answer(loaded, ready, inputs, batch_size, decoding)
     results.tell_cuts(cut, total, "input")
 
 
@@ -146,7 +153,13 @@ def _inputs(
     return texts.from_table(source.file, columns, source.text, form, adapters)
 
 
-def _answer(base: "Base", adapters: "Mapping[str, Adapter]", inputs: "Iterator[Input]", batch_size: int) -> tuple[int, int]:
+def _answer(
+    base: "Base",
+    adapters: "Mapping[str, Adapter]",
+    inputs: "Iterator[Input]",
+    batch_size: int,
+    decoding: "Decoding | None",
+) -> tuple[int, int]:
     """Write the answers as they come; how many inputs were cut, and of how many."""
     from lmtailor.cli import texts
     from lmtailor.infer.predict import predict
@@ -154,7 +167,8 @@ def _answer(base: "Base", adapters: "Mapping[str, Adapter]", inputs: "Iterator[I
     names, cut, total = list(adapters), 0, 0
     for chunk in texts.in_chunks(inputs, CHUNK):
         slots = [names.index(one.adapter or "") for one in chunk]
-        answers = predict(base, list(adapters.values()), [one.fields for one in chunk], rows=slots, batch_size=batch_size)
+        rows = [one.fields for one in chunk]
+        answers = predict(base, list(adapters.values()), rows, rows=slots, batch_size=batch_size, decoding=decoding)
         for one, answer in zip(chunk, answers, strict=True):
             say.json_line(_line(one, answer))
         sys.stdout.flush()
@@ -168,6 +182,11 @@ def _line(one: "Input", answer: "Answer") -> dict[str, object]:
     who = {} if one.adapter is None else {"adapter": one.adapter}
     if answer.value is not None:
         return {"id": one.id, **who, "value": round(answer.value, 6)}
+    if answer.tags:
+        return {"id": one.id, **who, "tags": list(answer.tags)}
+    if answer.text is not None:
+        place = {} if answer.start is None else {"start": answer.start}
+        return {"id": one.id, **who, "text": answer.text, **place}
     return {
         "id": one.id,
         **who,

@@ -4,18 +4,30 @@ from collections.abc import Mapping
 
 from lmtailor.base.base import Base
 from lmtailor.cli import say
-from lmtailor.infer.evaluate import measure, predict_split
+from lmtailor.infer.decoding import Decoding
+from lmtailor.infer.evaluate import measure_adapter
 from lmtailor.store.adapter import Adapter
 from lmtailor.tasks.metrics import Scores
 from lmtailor.tasks.task import Task
 
 
-def score_split(base: Base, task: Task, adapter: Adapter, split: str, *, batch_size: int = 32, seed: int = 0) -> Scores:
+def score_split(
+    base: Base,
+    task: Task,
+    adapter: Adapter,
+    split: str,
+    *,
+    batch_size: int = 32,
+    seed: int = 0,
+    decoding: Decoding | None = None,
+) -> Scores:
     """Score an adapter on a split, with progress; say what was cut."""
     with say.progress(f"scoring {split}") as progress:
-        predictions = predict_split(base, task, adapter, split=split, batch_size=batch_size, progress=progress)
-    tell_cuts(predictions.cut, len(predictions.ids), split)
-    return measure(task, predictions, seed=seed)
+        measured = measure_adapter(
+            base, task, adapter, split=split, batch_size=batch_size, decoding=decoding, seed=seed, progress=progress
+        )
+    tell_cuts(measured.cut, len(task.split(split)), split)
+    return measured.scores
 
 
 def show_scores(scores: Mapping[str, Scores]) -> None:

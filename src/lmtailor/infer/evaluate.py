@@ -228,14 +228,49 @@ def evaluate(  # noqa: PLR0913 - every argument is a choice of its own
     if adapter is None:
         assert readout is not None
         adapter = plain_adapter(base, task, readout, seed=seed)
+    return measure_adapter(
+        base, task, adapter, split=split, batch_size=batch_size, decoding=decoding, seed=seed, progress=progress
+    ).scores
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What an adapter scores on a split."""
+
+    scores: Scores
+    cut: int
+    """Examples of which tokens were cut off to fit the model."""
+
+
+def measure_adapter(
+    base: Base,
+    task: Task,
+    adapter: Adapter,
+    *,
+    split: str = "test",
+    batch_size: int = 32,
+    decoding: Decoding | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Measured:
+    """The task's metrics on a split, perplexity among them, and what was cut.
+
+    Raises:
+        InputError: as `evaluate`; nothing is to be written, and `decoding` says how.
+    """
     likely = PERPLEXITY in task.metrics and task.kind == "generation"
-    texts = replace(task, metrics=tuple(name for name in task.metrics if name != PERPLEXITY)) if likely else task
+    texts = replace(task, metrics=tuple(name for name in task.metrics if name != PERPLEXITY) or task.metrics)
     found: dict[str, Score] = {}
-    if texts.metrics:
+    cut = 0
+    if texts.metrics != (PERPLEXITY,):
         predictions = predict_split(
             base, texts, adapter, split=split, batch_size=batch_size, decoding=decoding, progress=progress
         )
         found |= measure(texts, predictions, seed=seed)
+        cut = predictions.cut
+    else:
+        refuse_decoding(decoding)
     if likely:
-        found |= reference_perplexity(base, adapter, task.split(split).examples, batch_size=batch_size, seed=seed)
-    return Scores([found[name] for name in task.metrics])
+        examples, tell = task.split(split).examples, progress if not found else None
+        found |= reference_perplexity(base, adapter, examples, batch_size=batch_size, seed=seed, progress=tell)
+    return Measured(scores=Scores([found[name] for name in task.metrics]), cut=cut)

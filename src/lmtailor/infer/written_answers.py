@@ -8,6 +8,7 @@ from lmtailor.core.errors import InputError
 from lmtailor.infer.decoding import Decoding, end_tokens
 from lmtailor.infer.generate import Writer
 from lmtailor.infer.score import Progress
+from lmtailor.infer.written import Generated, Stream
 from lmtailor.readouts.text import TextReading
 from lmtailor.store.adapter import Adapter
 from lmtailor.tasks.example import Example
@@ -19,11 +20,13 @@ class WrittenAnswer:
 
     text: str
     """Without space around it."""
+    written: Generated
+    """The same as it was written: with its tokens, and why it ended."""
     cut: int
     """Tokens of the input that were cut off to fit the model with what is written."""
 
 
-def write_answers(
+def write_answers(  # noqa: PLR0913 - every argument is a choice of its own
     base: Base,
     adapters: Sequence[Adapter],
     examples: Sequence[Example],
@@ -31,6 +34,8 @@ def write_answers(
     slots: Sequence[int],
     decoding: Decoding | None = None,
     batch_size: int = 32,
+    numbers: Sequence[int] | None = None,
+    stream: Stream | None = None,
     progress: Progress | None = None,
 ) -> list[WrittenAnswer]:
     """Let adapters answer examples.
@@ -42,6 +47,8 @@ def write_answers(
         slots: for each example the index of its adapter.
         decoding: how text is written; None: greedily, 64 tokens at most.
         batch_size: examples in a batch.
+        numbers: of the examples, which name their draws and their texts in the stream; None: counted from 0.
+        stream: called with an example's number and the next piece of its text, as it comes.
         progress: told after every batch.
 
     Raises:
@@ -60,13 +67,14 @@ def write_answers(
     items = [readings[slot].input(example, room) for slot, example in zip(slots, examples, strict=True)]
     writer = Writer(
         base=base,
-        numbers=range(len(items)),
+        numbers=range(len(items)) if numbers is None else numbers,
         decoding=how,
         ends=tuple(dict.fromkeys((*ends, *end_tokens(base)))),
         batch_size=batch_size,
+        stream=stream,
     )
     written = writer.write(adapters, slots, items, progress)
-    return [WrittenAnswer(text=one.text.strip(), cut=item.cut) for one, item in zip(written, items, strict=True)]
+    return [WrittenAnswer(text=one.text.strip(), written=one, cut=item.cut) for one, item in zip(written, items, strict=True)]
 
 
 def refuse_decoding(decoding: Decoding | None) -> None:
