@@ -36,13 +36,16 @@ def state_width(base: Base, layer: int | None) -> int:
     return base.output_size if layer is None else base.hidden_size
 
 
-def linear_tensors(base: Base, shapes: Mapping[str, tuple[int, int]], rng: Generator | None) -> dict[str, Tensor]:
+def linear_tensors(
+    base: Base, shapes: Mapping[str, tuple[int, int]], rng: Generator | None, *, bias: bool = True
+) -> dict[str, Tensor]:
     """Weights and biases of new layers: normal with the family's `initializer_range`, and zero.
 
     Args:
         base: the model.
         shapes: name of a layer → features out and in.
         rng: where random numbers come from; None gives shapes without memory (device "meta").
+        bias: whether the layers have biases.
 
     Returns:
         `NAME.weight` and `NAME.bias`, leaves that require gradients.
@@ -52,5 +55,6 @@ def linear_tensors(base: Base, shapes: Mapping[str, tuple[int, int]], rng: Gener
     for name, shape in shapes.items():
         weight = torch.empty(shape, device="cpu" if rng else "meta")
         tensors[f"{name}.weight"] = weight if rng is None else weight.normal_(std=std, generator=rng)
-        tensors[f"{name}.bias"] = torch.zeros(shape[0], device=weight.device)
+        if bias:
+            tensors[f"{name}.bias"] = torch.zeros(shape[0], device=weight.device)
     return {name: (value if rng is None else value.to(base.device)).requires_grad_() for name, value in tensors.items()}

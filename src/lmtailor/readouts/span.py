@@ -3,8 +3,8 @@
     P_start(i) = softmax_i(S · h_i),  P_end(j) = softmax_j(E · h_j),  L = −½ (log P_start(i*) + log P_end(j*))
 
 over the tokens of the context alone; the answer is the span with the largest S · h_i + E · h_j, i ≤ j. Devlin et al. 2019,
-arXiv:1810.04805, section 4.2; here each of the two has a bias and dropout may act before them. The paper's code and transformers
-take the softmax over the question and the padding too; the paper's own text, "all of the words in the paragraph", is followed.
+arXiv:1810.04805, section 4.2; here dropout may act before the two. The paper's code and transformers take the softmax over the
+question and the padding too, and add biases, which a softmax over places does not see; the paper's own text is followed.
 
 A context that is longer than the model is read in overlapping windows (see `span_windows`). A window without the whole answer
 is left out of the fit; run_squad points it at its first token, which is none of the context's. At prediction the largest sum
@@ -16,7 +16,7 @@ Shapes: N sequences, P positions read in one (the context's tokens), H features.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Generator, Tensor
@@ -28,9 +28,9 @@ from lmtailor.readouts.batch import Batch, Encoded
 from lmtailor.readouts.inquiry import Finding
 from lmtailor.readouts.labels import READ_BY, LabelSet, column_texts
 from lmtailor.readouts.linear import block_number, linear_tensors, state_width
-from lmtailor.readouts.readout import input_form, input_limit, read_states, virtual_tokens
+from lmtailor.readouts.readout import input_form, read_states, virtual_tokens
 from lmtailor.readouts.span_windows import Window, Windows
-from lmtailor.readouts.token_reading import TokenReading, check_offsets, check_settings
+from lmtailor.readouts.token_reading import TokenReading, check_offsets, check_settings, sequence_limit
 from lmtailor.tasks.example import Example
 from lmtailor.tasks.task import Task
 
@@ -42,8 +42,7 @@ NEVER = -1e30
 class Span:
     """Two scores for each token of a context: that the answer begins here, and that it ends here.
 
-    Weights start normal with the family's `initializer_range`, biases zero. Parameters: `head.weight` (2, H), `head.bias` (2),
-    the start's first.
+    They start normal with the family's `initializer_range`. Parameters: `head.weight` (2, H): S, then E.
     """
 
     context: str | None = None
@@ -92,10 +91,10 @@ class Span:
             form=form,
             layer=block_number(base, self.layer),
             drop=self.dropout,
-            tensors=linear_tensors(base, {"head": (2, state_width(base, self.layer))}, rng),
+            tensors=linear_tensors(base, {"head": (2, state_width(base, self.layer))}, rng, bias=False),
             windows=Windows(
                 tokenizer=base.tokenizer,
-                limit=input_limit(base, self.max_length, reserve),
+                limit=sequence_limit(base, form, self.max_length, reserve),
                 stride=self.stride,
                 most_question=self.max_question,
                 segments=form.segments,
@@ -125,7 +124,9 @@ class SpanReading(TokenReading):
         texts = column_texts(example, self.label_set.texts)
         question = None if self.question is None else texts[self.question]
         windows, cut = self.windows.of(question, texts[self.context], example.id)
-        items = tuple(_encoded(window, cut, example.id) for window in windows)
+        items = tuple(
+            self.encoded(window.ids, window.segments, window.positions, units=2, cut=cut, name=example.id) for window in windows
+        )
         return SpanInquiry(items=items, windows=windows, context=texts[self.context], max_answer=self.max_answer)
 
     def items(self, example: Example) -> tuple[Encoded, ...]:
@@ -143,10 +144,10 @@ class SpanReading(TokenReading):
                 raise InputError(
                     f"The answer {text!r} of example {example.id!r} does not stand at character {start} of its text."
                 )
-            for window in asked.windows:
+            for item, window in zip(asked.items, asked.windows, strict=True):
                 places = window.places(start, start + len(text))
                 if places is not None:
-                    found.append(_encoded(window, asked.items[0].cut, example.id, places))
+                    found.append(replace(item, targets=(places,)))
         return tuple(found)
 
     def scores(self, base: Base, states: States, batch: Batch, *, training: bool = False, normalised: bool = False) -> Tensor:
@@ -189,15 +190,3 @@ class SpanInquiry:
                 begin, end = window.offsets[first][0], window.offsets[last][1]
                 best, found = value, Finding(text=self.context[begin:end], start=begin)
         return found
-
-
-def _encoded(window: Window, cut: int, name: str, places: tuple[int, int] | None = None) -> Encoded:
-    return Encoded(
-        sequences=(window.ids,),
-        segments=None if window.segments is None else (window.segments,),
-        read=(window.positions,),
-        targets=() if places is None else (places,),
-        units=2,
-        cut=cut,
-        id=name,
-    )

@@ -4,8 +4,8 @@
 
 where h is the state of the word's first token, of its last, or the mean over all of them. Encoders read the first, as Devlin et
 al. 2019 (arXiv:1810.04805, section 5.3): all tokens have seen the whole text, and none the word better than another. Elsewhere
-the last is read: in a causal decoder it alone has seen the whole word. An encoder-decoder is read at its decoder, which is fed
-with the input shifted right, and there too the last has seen the most of the word.
+the last is read, which alone has seen the whole word: in a causal decoder, and in the decoder of an encoder-decoder, where it is
+read as Lewis et al. 2020 (arXiv:1910.13461, section 3.2) read BART: encoder and decoder are both fed with the whole text.
 
 A word is what stands between spaces or line breaks, and the text is tokenised as it stands; a token belongs to the word of its
 first character. Words that the model does not see, because the text was cut or because the tokenizer makes no token of them, have
@@ -32,8 +32,8 @@ from lmtailor.readouts.inquiry import Finding
 from lmtailor.readouts.labels import READ_BY, LabelSet, column_texts
 from lmtailor.readouts.linear import block_number, linear_tensors, state_width
 from lmtailor.readouts.plain import PlainInputs
-from lmtailor.readouts.readout import input_form, input_limit, read_states, virtual_tokens
-from lmtailor.readouts.token_reading import TokenReading, check_offsets, check_settings
+from lmtailor.readouts.readout import input_form, read_states, virtual_tokens
+from lmtailor.readouts.token_reading import TokenReading, check_offsets, check_settings, sequence_limit
 from lmtailor.tasks.example import Example
 from lmtailor.tasks.task import Task
 
@@ -96,7 +96,11 @@ class Tags:
             drop=self.dropout,
             tensors=linear_tensors(base, {"head": (len(labels.labels), state_width(base, self.layer))}, rng),
             inputs=PlainInputs(
-                base.tokenizer, labels.texts, input_limit(base, self.max_length, reserve), form.segments, offsets=True
+                base.tokenizer,
+                labels.texts,
+                sequence_limit(base, form, self.max_length, reserve),
+                form.segments,
+                offsets=True,
             ),
             piece=piece,
             unseen=unseen,
@@ -136,14 +140,8 @@ class TagsReading(TokenReading):
         assert tokens.offsets is not None
         pieces = pieces_of_words(text, tokens.offsets)
         seen = tuple(word for word, own in enumerate(pieces) if own)
-        item = Encoded(
-            sequences=(tokens.ids,),
-            segments=None if tokens.segments is None else (tokens.segments,),
-            read=(tuple(position for word in seen for position in self._read(pieces[word])),),
-            units=len(seen),
-            cut=tokens.cut,
-            id=example.id,
-        )
+        read = tuple(position for word in seen for position in self._read(pieces[word]))
+        item = self.encoded(tokens.ids, tokens.segments, read, units=len(seen), cut=tokens.cut, name=example.id)
         return TagInquiry(item=item, labels=self.labels, words=len(pieces), seen=seen, unseen=self.unseen)
 
     def items(self, example: Example) -> tuple[Encoded, ...]:

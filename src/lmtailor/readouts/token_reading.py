@@ -17,14 +17,14 @@ from lmtailor.core.errors import InputError, UnsupportedError
 from lmtailor.readouts.batch import Batch, Encoded, InputForm, collate
 from lmtailor.readouts.inquiry import Inquires, Inquiry
 from lmtailor.readouts.labels import LabelSet
-from lmtailor.readouts.readout import Readout, check_parameters
+from lmtailor.readouts.readout import Readout, check_parameters, input_limit
 from lmtailor.tasks.example import Example
 from lmtailor.tasks.task import TaskKind
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TokenReading(Inquires):
-    """See `Reading`. Its parameters are `head.weight` (C, H) and `head.bias` (C)."""
+    """See `Reading`. Its parameters are `head.weight` (C, H), and `head.bias` (C) where it has one."""
 
     readout: Readout
     label_set: LabelSet
@@ -98,13 +98,52 @@ class TokenReading(Inquires):
     def scores(self, base: Base, states: States, batch: Batch, *, training: bool = False, normalised: bool = False) -> Tensor:
         """See `Reading.scores`."""
 
+    def encoded(
+        self,
+        ids: tuple[int, ...],
+        segments: tuple[int, ...] | None,
+        positions: tuple[int, ...],
+        *,
+        units: int,
+        cut: int,
+        name: str,
+    ) -> Encoded:
+        """A sequence of which some tokens are read.
+
+        A decoder is fed with the whole sequence behind its start, and what is read of a token is the state that was fed with it:
+        one place on. So it has seen the token, as in other models.
+        """
+        decoder = None
+        if self.form.decoder:
+            start = ids[-1] if self.form.decoder_start is None else self.form.decoder_start
+            decoder, positions = ((start, *ids),), tuple(position + 1 for position in positions)
+        return Encoded(
+            sequences=(ids,),
+            segments=None if segments is None else (segments,),
+            decoder=decoder,
+            read=(positions,),
+            units=units,
+            cut=cut,
+            id=name,
+        )
+
     def read_from(self, states: States) -> Tensor:
         """The states that are read (N, T, H)."""
         return states.last_NTH if self.layer is None else states.layers[self.layer]
 
     def linear(self, x: Tensor, training: bool) -> Tensor:
         """W · drop(x) + b in float32, for states (…, H)."""
-        return linear(dropout(x.float(), self.drop, training), self.tensors["head.weight"], self.tensors["head.bias"]).float()
+        weight, bias = self.tensors["head.weight"], self.tensors.get("head.bias")
+        return linear(dropout(x.float(), self.drop, training), weight, bias).float()
+
+
+def sequence_limit(base: Base, form: InputForm, max_length: int | None, reserve: int) -> int:
+    """The longest sequence (tokens): see `input_limit`; a decoder is fed with one token more.
+
+    Raises:
+        InputError: as `input_limit`.
+    """
+    return input_limit(base, max_length, reserve + form.decoder)
 
 
 def check_settings(dropout: float, max_length: int | None) -> None:
