@@ -28,6 +28,7 @@ VERBS = (
     "generate",
     "compare",
     "sensitivity",
+    "probe",
     "methods",
     "strategies",
     "inspect",
@@ -39,7 +40,7 @@ VERBS = (
 )
 """In the order in which help lists them."""
 
-GOES_ON = ("fit", "adapt", "compare", "sensitivity")
+GOES_ON = ("fit", "adapt", "compare", "sensitivity", "probe")
 """Verbs that go on where they were when they are called again."""
 
 DEBUG = "--debug"
