@@ -298,3 +298,20 @@ options = { 0 = "a", 1 = "b" }
     ]:
         with pytest.raises(InputError, match=message):
             load(folder, card.replace(old, new))
+
+
+def test_conversations(folder: Path) -> None:
+    (folder / "a.jsonl").write_text(
+        '{"instruction": "Add.", "input": "1 2", "output": "3"}\n'
+        '{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]}\n'
+    )
+    card = 'kind = "generation"\nchat = true\nfiles.train = "a.jsonl"\n'
+    task = load(folder, card)
+    assert task.split("train").references == (("3",), ("Ho",))
+    assert [example.place for example in task.split("train")] == [f"{folder / 'a.jsonl'}, line {line}" for line in (1, 2)]
+    (folder / "a.jsonl").write_text('{"messages": [{"role": "usr", "content": "Hi"}]}\n')
+    with pytest.raises(DataError, match=r"a\.jsonl, line 1, turn 1 has the unknown role 'usr'"):
+        load(folder, card)
+    for wrong in (card.replace("generation", "classification"), card + 'columns.text = "messages"\n'):
+        with pytest.raises(InputError, match='chat is for kind = "generation"'):
+            load(folder, wrong)

@@ -49,6 +49,15 @@ def test_tsv_and_its_options(write: Write) -> None:
     assert read(write("a\tx\n", "a.txt"), format="tsv", header=("s", "label")) == {"s": ["a"], "label": ["x"]}
 
 
+def test_surplus_fields(write: Write) -> None:
+    path = write("a\tx\tmore\tyet more\nb\ty\n", "a.tsv")
+    assert read(path, header=("s", "label"), surplus=True) == {"s": ["a", "b"], "label": ["x", "y"]}
+    with pytest.raises(DataError, match="line 2 has 2 fields, but there are 3 columns"):
+        read(path, header=("s", "label", "z"), surplus=True)
+    with pytest.raises(InputError, match="jsonl files have no option surplus"):
+        read(write("{}", "a.jsonl"), surplus=True)
+
+
 def test_jsonl(write: Write) -> None:
     path = write('{"s": "a\u2028b", "n": 1}\n\n{"s": null, "m": [1]}\r\n', "a.JSONL")
     assert read(path) == {"s": ["a\u2028b", None], "n": [1, None], "m": [None, [1]]}

@@ -3,13 +3,15 @@
 from collections.abc import Mapping, Sequence
 
 from lmtailor.cli.options import ReadoutOptions, WritingOptions
-from lmtailor.core.errors import InputError, near
+from lmtailor.core.errors import InputError
 from lmtailor.infer.decoding import Decoding
+from lmtailor.readouts.options import Options
 from lmtailor.readouts.registry import get_readout
 from lmtailor.readouts.text import Text
 from lmtailor.readouts.verbalizer import Verbalizer
 from lmtailor.strategies.strategy import Strategy
 from lmtailor.tasks.example import TaskKind
+from lmtailor.tasks.prompt import Prompt
 from lmtailor.tasks.task import Task
 
 _USUAL: Mapping[TaskKind, str] = {
@@ -39,8 +41,10 @@ def readout_settings(task: Task, options: ReadoutOptions, strategy: Strategy | N
         raise InputError("--word is for --readout verbalizer. Add it, or leave it out.")
     if cls is Text:
         return _text(task, options)
+    if cls is Options:
+        return _options(task, options)
     if options.pattern is not None or options.pattern_name is not None:
-        raise InputError("--pattern and --pattern-name are for --readout verbalizer or text. Add it, or leave them out.")
+        raise InputError("--pattern and --pattern-name are for --readout verbalizer, text or options. Add it, or leave them out.")
     return {}
 
 
@@ -54,18 +58,31 @@ def the_decoding(writing: WritingOptions, seed: int) -> Decoding | None:
 
 
 def _text(task: Task, options: ReadoutOptions) -> dict[str, object]:
-    """The input's pattern; what is not here may be among the settings."""
+    """The input's pattern and what is written behind it; what is not here may be among the settings."""
+    proposed = _proposed(task, options)
+    if proposed is None:
+        return {}
+    return {"pattern": proposed.pattern, **({} if proposed.target is None else {"target": proposed.target})}
+
+
+def _options(task: Task, options: ReadoutOptions) -> dict[str, object]:
+    """The pattern and its options: the card's, which a pattern of one's own may take too."""
+    proposed = _proposed(task, options)
+    if proposed is None:
+        return {}
+    own = proposed.options or next((prompt.options for prompt in task.prompts if prompt.options), {})
+    return {"pattern": proposed.pattern, **({"options": own} if own else {})}
+
+
+def _proposed(task: Task, options: ReadoutOptions) -> Prompt | None:
+    """The pattern that is asked for, else the card's first one; None where there is none."""
     if options.pattern_name is not None:
         if options.pattern is not None:
             raise InputError("--pattern-name stands for a pattern. Leave it out, or --pattern.")
-        known = {prompt.name: prompt.pattern for prompt in task.prompts}
-        if options.pattern_name not in known:
-            raise InputError(
-                f"The task {task.name} has no pattern named {options.pattern_name!r}. {near(options.pattern_name, known)}"
-            )
-        return {"pattern": known[options.pattern_name]}
-    pattern = options.pattern if options.pattern is not None else next(iter(task.patterns), None)
-    return {} if pattern is None else {"pattern": pattern}
+        return task.prompt(options.pattern_name)
+    if options.pattern is not None:
+        return Prompt(name="asked", pattern=options.pattern)
+    return next(iter(task.prompts), None)
 
 
 def _verbalizer(task: Task, options: ReadoutOptions, strategy: Strategy | None) -> dict[str, object]:

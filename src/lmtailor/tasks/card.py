@@ -11,7 +11,7 @@ seed = 0
 train = "train.csv"                      # or the tables [dataset] with an id or a path, and [splits]
 test = "test.csv"
 
-[format]                                 # where suffix and defaults do not fit: format, encoding, delimiter, header, quoting
+[format]                                 # where suffix and defaults do not fit: format, encoding, delimiter, header, quoting …
 encoding = "latin-1"
 rename = { "#1 Text" = "sentence" }      # columns that patterns could not name
 
@@ -50,6 +50,7 @@ Other kinds say the same with the columns that they have:
 generation   `label` is the text to be written, or a list of texts; rows of the same texts are one example with all
              their references. A pattern is the input alone, `target` what is written behind it: text = "Data: {mr}\nText:" and
              target = " {ref}". Without a target it is the reference (see `Text`); the first pattern is the one taken.
+             With chat = true and no [columns], rows are conversations (messages, ShareGPT's) or instructions (Alpaca's).
 labelling    `text` is the words and `label` their tags, with one space between or as lists; `labels` are the tags. Without
              [columns] a file of CoNLL-U is read as its words and its upos; one of two columns as words and tags.
 span         `text` is the question and the text with the answers (or that alone); `label` the answers, a list of
@@ -60,11 +61,12 @@ multiple choice is a classification: the options are further columns, the label 
 
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from lmtailor.core.errors import InputError, near
 from lmtailor.core.settings import apply_overrides, from_mapping
+from lmtailor.tasks.conversations import ANSWER, CONVERSATION, conversations, with_places
 from lmtailor.tasks.default_columns import label_column, named_columns, text_columns
 from lmtailor.tasks.example import TaskKind
 from lmtailor.tasks.formats.hub import read_dataset
@@ -201,12 +203,16 @@ class Card:
     dev_fraction: float | None = None
     limits: Mapping[str, int] = field(default_factory=dict)
     seed: int = 0
+    chat: bool = False
+    """Whether rows are conversations or instructions; see `lmtailor.tasks.conversations`. They have columns of their own."""
     patterns: tuple[Pattern, ...] = ()
     templates: str | Templates | None = None
     """A file's name alone stands for that file's templates."""
     verbalizer: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if self.chat and (self.kind != "generation" or self.columns != Columns()):
+            raise InputError('chat is for kind = "generation", and conversations have columns of their own: leave [columns] out.')
         if (self.dataset is None) != (not self.splits):
             raise InputError('dataset and splits go together: say which splits it has, such as splits = {train = "train"}.')
         for name in self.splits:
@@ -239,11 +245,11 @@ def load_task(path: str | Path, *, overrides: Iterable[str] = ()) -> Task:
     values = apply_overrides(values, overrides, known={"": Card})
     _refuse_pair(values.get("kind"))
     card = from_mapping(Card, values, source=str(path))
-    folder = path.parent / card.folder
+    files = [*_files(card), *(one.file for one in card.ood.values())]
     schema = Schema(
         kind=card.kind,
-        text=text_columns(card.kind, card.columns.text),
-        label=label_column(card.kind, card.columns.label, [*_files(card), *(one.file for one in card.ood.values())], card.format),
+        text=(CONVERSATION,) if card.chat else text_columns(card.kind, card.columns.text),
+        label=ANSWER if card.chat else label_column(card.kind, card.columns.label, files, card.format),
         extra=card.columns.extra,
         labels=None if card.labels is None else tuple(map(str, card.labels)),
         label_map=card.label_map,
@@ -251,8 +257,9 @@ def load_task(path: str | Path, *, overrides: Iterable[str] = ()) -> Task:
         limits=card.limits,
         seed=card.seed,
     )
+    parts = _parts(card, path.parent / card.folder)
     task = Task.from_parts(
-        _parts(card, folder),
+        parts,
         schema,
         name=card.name or path.stem,
         metrics=card.metrics,
@@ -268,6 +275,8 @@ def load_task(path: str | Path, *, overrides: Iterable[str] = ()) -> Task:
         ],
         verbalizer=card.verbalizer,
     )
+    if card.chat:
+        task = with_places(task, [part.table for part in parts.values()])
     if card.templates is None:
         return task
     chosen = Templates(file=card.templates) if isinstance(card.templates, str) else card.templates
@@ -349,7 +358,7 @@ def _parts(card: Card, folder: Path) -> dict[str, Part]:
         parts[name] = Part(
             table=_ood_table(ood, card.format, folder), text=named_columns(ood.text), label=ood.label, label_map=ood.label_map
         )
-    return parts
+    return {name: replace(part, table=conversations(part.table)) for name, part in parts.items()} if card.chat else parts
 
 
 def _ood_table(ood: OutOfDomain, form: Format, folder: Path) -> Table:

@@ -35,8 +35,8 @@ SUFFIXES: dict[str, FormatName] = {
 
 
 _OPTIONS: Mapping[FormatName, tuple[str, ...]] = {
-    "csv": ("encoding", "delimiter", "header", "quoting"),
-    "tsv": ("encoding", "delimiter", "header", "quoting"),
+    "csv": ("encoding", "delimiter", "header", "quoting", "surplus"),
+    "tsv": ("encoding", "delimiter", "header", "quoting", "surplus"),
     "json": ("encoding",),
     "jsonl": ("encoding",),
     "parquet": (),
@@ -81,6 +81,8 @@ class Format:
     """Names of the columns of a CSV or TSV file whose first line is data, and of a CoNLL file; None in the latter: text, tags."""
     quoting: bool = True
     """Whether double quotes enclose fields of CSV and TSV; False: they are plain characters."""
+    surplus: bool = False
+    """Whether rows of CSV and TSV may have more fields than there are columns, which are dropped."""
     rename: Mapping[str, str] = field(default_factory=dict)
     """Column as the file has it -> its name in the task; patterns take names of letters, digits and underscores."""
 
@@ -117,7 +119,7 @@ def read_table(path: Path, form: Format | None = None) -> Table:
         raise InputError(f"Cannot read {path}: {found}.")
     kind = format_of(path, form)
     default = Format()
-    for option in ("encoding", "delimiter", "header", "quoting"):
+    for option in ("encoding", "delimiter", "header", "quoting", "surplus"):
         if option not in _OPTIONS[kind] and getattr(form, option) != getattr(default, option):
             raise InputError(f"{path}: {kind} files have no option {option}. Leave it out.")
     table = _read(path, kind, form)
@@ -128,7 +130,14 @@ def _read(path: Path, kind: FormatName, form: Format) -> Table:
     tab = "\t" if form.delimiter is None else form.delimiter
     if kind in ("csv", "tsv"):
         delimiter = "," if form.delimiter is None and kind == "csv" else tab
-        return read_delimited(path, delimiter=delimiter, encoding=form.encoding, header=form.header, quoting=form.quoting)
+        return read_delimited(
+            path,
+            delimiter=delimiter,
+            encoding=form.encoding,
+            header=form.header,
+            quoting=form.quoting,
+            surplus=form.surplus,
+        )
     if kind == "conll":
         return read_conll(path, delimiter=tab, encoding=form.encoding, header=form.header)
     if kind == "parquet":

@@ -12,7 +12,13 @@ from lmtailor.tasks.table import Table
 
 
 def read_delimited(
-    path: Path, *, delimiter: str, encoding: str = "utf-8", header: Sequence[str] | None = None, quoting: bool = True
+    path: Path,
+    *,
+    delimiter: str,
+    encoding: str = "utf-8",
+    header: Sequence[str] | None = None,
+    quoting: bool = True,
+    surplus: bool = False,
 ) -> Table:
     """Read a whole file strictly: every row has as many fields as the header. Blank lines are skipped.
 
@@ -22,6 +28,7 @@ def read_delimited(
         encoding: of the file.
         header: the columns' names where the file's first line is data; None: the first line names them.
         quoting: whether double quotes enclose fields; False: they are characters like any other.
+        surplus: whether rows may have more fields than the header, which are dropped.
 
     Raises:
         InputError: see `read_text`; a delimiter that is not one character.
@@ -38,6 +45,8 @@ def read_delimited(
         raise DataError(
             f"{path}: the header has {twice[0]!r} {names.count(twice[0])} times. Every column needs a name of its own."
         )
+    if surplus:
+        rows = [row[: len(names)] for row in rows]
     ragged = [index for index, row in enumerate(rows) if len(row) != len(names)]
     if ragged:
         first = ragged[0]
