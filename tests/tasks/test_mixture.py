@@ -133,7 +133,8 @@ def test_examples_are_those_of_all_tasks_as_their_templates_put_them(folder: Pat
     assert {one.fields["template"] for one in train} == {"shout", "some", "reviews-1", "text"}
     assert not any(one.fields["template"] == "some" and one.fields["input"].startswith("s0") for one in train)
     assert Counter(one.fields["set"] for one in task.split("dev")) == {"sentiment": 20}
-    assert "25 examples of 2 tasks: sentiment 20, summary 5" in task.notes[0]
+    assert str(made) == "25 examples of 2 tasks: sentiment 20, summary 5; held out: nli/true, nli/so"
+    assert not task.notes
 
 
 def test_a_draw_depends_on_the_seed_and_can_be_larger_than_the_data(folder: Path) -> None:

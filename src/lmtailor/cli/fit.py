@@ -3,6 +3,7 @@
 from lmtailor.cli.options import (
     LossOptions,
     MachineOptions,
+    MixtureOptions,
     OutputOptions,
     ReadoutOptions,
     Settings,
@@ -11,7 +12,7 @@ from lmtailor.cli.options import (
 )
 
 _TASK, _ANSWER, _TRAINING, _LOSS = TaskOptions(), ReadoutOptions(), TrainingOptions(), LossOptions()
-_OUTPUT, _MACHINE = OutputOptions(), MachineOptions()
+_OUTPUT, _MACHINE, _MIXTURE = OutputOptions(), MachineOptions(), MixtureOptions()
 
 
 def run(  # noqa: PLR0913 - every argument is an option
@@ -21,6 +22,7 @@ def run(  # noqa: PLR0913 - every argument is an option
     method: str,
     settings: Settings = (),
     data: TaskOptions = _TASK,
+    blend: MixtureOptions = _MIXTURE,
     answer: ReadoutOptions = _ANSWER,
     training: TrainingOptions = _TRAINING,
     loss: LossOptions = _LOSS,
@@ -34,33 +36,31 @@ def run(  # noqa: PLR0913 - every argument is an option
     ```
     lmtailor fit MODEL --task card.toml --method lora --set rank=16 --out adapters/mine
     lmtailor fit MODEL --train a.csv --dev b.csv --text sentence --label label --method bitfit
+    lmtailor fit MODEL --mixture mixture.toml --method lora --set mixture.hold_out=nli
     lmtailor fit MODEL --task card.toml --method bitfit --objective distillation --soft-labels adapters/mine
     ```
 
     Args:
         base: Hub id, folder or .gguf file of a pretrained model.
         method: Which parameters may change; `lmtailor methods` lists them. `lora+bitfit` is both at once.
-        settings: KEY=VALUE: a setting of the method, the readout, the training, the objective or the card, such as
-            method.rank=16 (in a union lora.rank=16), readout.pooling=mean, training.patience=3, objective.label_smoothing=0.1 or
-            task.limits.train=500. A bare name works where it is unique. A setting of unlabelled, always in full, such as
-            unlabelled.weight=1e-4, adds language modelling on the unlabelled texts.
+        settings: KEY=VALUE: a setting of method, readout, training, objective, mixture or task, such as rank=16 (lora.rank=16
+            in a union) or task.limits.train=500, where unique by its bare name. unlabelled.weight=1e-4 models language besides.
         data: What the task is.
+        blend: Many tasks at once.
         answer: How the base answers.
         training: How to train.
         loss: What is minimised.
         output: What is written.
         machine: How the base is loaded.
     """
-    from lmtailor.cli import choices, fitting
-    from lmtailor.fit.callbacks.console import ConsoleCallback
+    from lmtailor.cli import choices, fitting, mixtures
     from lmtailor.fit.fit import fit
 
-    choices.method_classes(method)  # a wrong name is told before the data is read
-    task = choices.the_task(data, settings, seed=training.seed)
-    chosen = choices.the_choices(task, method, answer, training, loss, settings)
+    choices.method_classes(method)  # told before the data is read
+    learned = mixtures.the_data(blend, data, settings, seed=training.seed)
+    task, chosen = learned.task, choices.the_choices(learned.task, method, answer, training, loss, learned.settings)
     out = fitting.place(output, task, method)
-    before = fitting.age(out)
-    loaded = choices.the_base(base, machine)
+    loaded, before = choices.the_base(base, machine), fitting.age(out)
     adapter = fit(
         loaded,
         task,
@@ -68,7 +68,8 @@ def run(  # noqa: PLR0913 - every argument is an option
         soft_labels=choices.the_soft_labels(loss, loaded, task),
         seed=training.seed,
         out=out,
-        callbacks=[ConsoleCallback(), *fitting.loggers(output)],
+        callbacks=fitting.listeners(output),
+        watched=learned.watched,
         overwrite=output.overwrite,
     )
     fitting.tell_kept(out, before, "fit", "trained")

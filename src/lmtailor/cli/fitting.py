@@ -1,23 +1,58 @@
 """What the verbs that make an adapter share: where it goes, who listens, and what is said of it."""
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from lmtailor.base.base import Base
 from lmtailor.cli import results, say
 from lmtailor.cli.options import OutputOptions
 from lmtailor.core.errors import InputError
 from lmtailor.fit.callbacks.callback import Callback
+from lmtailor.fit.callbacks.console import ConsoleCallback
 from lmtailor.fit.callbacks.jsonl import JsonlCallback
 from lmtailor.store.adapter import Adapter
 from lmtailor.tasks.task import Task
 
 
 def show_scores(base: Base, task: Task, adapter: Adapter) -> None:
-    """Scores on dev as the fit measured them, and on all test sets."""
+    """Scores on dev as the fit measured them, on all test sets, and on held-out tasks."""
     scores = dict(adapter.scores)
     for name in (name for name in ("test", *task.ood) if name in task.splits):
         scores[name] = results.score_split(base, task, adapter, name)
     results.show_scores(scores)
+    _show_held_out(adapter)
+
+
+def _show_held_out(adapter: Adapter) -> None:
+    """What the held-out tasks came to, before the fit and with the weights that it kept; nothing where there were none."""
+    asked: list[Mapping[str, Any]] = adapter.provenance.get("watched", [])
+    if not asked:
+        return
+    kept = adapter.provenance["best_step"] if adapter.provenance["settings"]["training"]["keep"] == "best" else 0
+    after = next((entry for entry in asked if kept and entry["step"] == kept), asked[-1])
+    rows = [
+        (task, metric, f"{score['value']:.4f}", f"{after['scores'][task][metric]['value']:.4f}", f"{score['n']}")
+        for task, own in asked[0]["scores"].items()
+        for metric, score in own.items()
+    ]
+    say.table(("held out", "metric", "before", "after", "n"), rows, right=("before", "after", "n"))
+
+
+def show_search(adapter: Adapter) -> None:
+    """What a strategy found, as text: a trigger, a pattern, words before the input, label words, or which sources were taken."""
+    found: Mapping[str, Any] = adapter.provenance.get("search") or {}
+    texts = (
+        {"trigger": found["text"]} if "trigger" in found else {name: found[name] for name in ("pattern", "text") if name in found}
+    )
+    shown = {name: json.dumps(text, ensure_ascii=False) for name, text in texts.items()}
+    words = found.get("words") or {label: [one["word"] for one in own] for label, own in (found.get("label_words") or {}).items()}
+    if words:
+        shown["words"] = "; ".join(f"{label}: {', '.join(own)}" for label, own in words.items())
+    if "chosen" in found:
+        shown["from"] = ", ".join(str(found["sources"][number]["folder"]) for number in found["chosen"])
+    say.fields(shown)
 
 
 def show_adapter(adapter: Adapter, out: Path, command: str) -> None:
@@ -49,6 +84,11 @@ def tell_kept(out: Path, before: int | None, what: str, done: str) -> None:
     """Say that nothing was done, if the adapter is still that of `before`."""
     if before is not None and before == age(out):
         say.plain(f"{out} holds this {what} already; nothing was {done}.")
+
+
+def listeners(output: OutputOptions) -> list[Callback]:
+    """Who tells of a fit, and who writes it down; raises as `loggers`."""
+    return [ConsoleCallback(), *loggers(output)]
 
 
 def loggers(output: OutputOptions) -> list[Callback]:

@@ -59,6 +59,16 @@ class TaskOptions:
     """Of CSV, TSV and CoNLL files."""
 
 
+@Parameter(name="*", group=DATA)
+@dataclass(frozen=True, kw_only=True)
+class MixtureOptions:
+    """Many tasks at once."""
+
+    mixture: Path | None = None
+    """File of a mixture (TOML), instead of a task: many cards through templates, and tasks that are held out and scored zero-shot
+    as training goes. `--set mixture.NAME=VALUE` changes its settings."""
+
+
 @Parameter(name="*", group=ANSWER)
 @dataclass(frozen=True, kw_only=True)
 class ReadoutOptions:
@@ -70,7 +80,9 @@ class ReadoutOptions:
     of several texts. If none is given, the usual one for the kind of task."""
     pattern: str | None = None
     """The pattern of a verbalizer, such as "{sentence} It was {mask}.", or of text, such as "Data: {mr} Text:"; else the card's
-    first one. What is written behind text's is --set readout.target=" {ref}"."""
+    first one."""
+    target: str | None = None
+    """What text writes behind its pattern, such as " {ref}"; else the card's, or the reference after a space."""
     pattern_name: str | None = None
     """Instead of a pattern: the name of one of the card's patterns or templates, with its words."""
     word: tuple[str, ...] = ()

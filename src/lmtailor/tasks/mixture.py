@@ -24,6 +24,7 @@ from lmtailor.tasks.card import load_task
 from lmtailor.tasks.example import Example, Split
 from lmtailor.tasks.mixing import Mixing, counts_of, draws
 from lmtailor.tasks.mixture_file import Entry, Lists, MixtureFile, Source, read_mixture
+from lmtailor.tasks.prompt import Prompt
 from lmtailor.tasks.task import Task
 from lmtailor.tasks.templates.collection import read_templates
 from lmtailor.tasks.watched import Watched
@@ -37,11 +38,17 @@ class Mixture:
     """What a mixture's file describes."""
 
     task: Task
-    """Of generation; its notes say what it is made of."""
+    """Of generation."""
     watched: tuple[Watched, ...]
     """The held-out tasks, one entry a template."""
     counts: Mapping[str, int]
     """Task -> its examples in train."""
+
+    def __str__(self) -> str:
+        """What it is made of, in a line."""
+        sizes = ", ".join(f"{name} {count:,}" for name, count in self.counts.items())
+        held = f"; held out: {', '.join(one.name for one in self.watched)}" if self.watched else ""
+        return f"{len(self.task.split('train')):,} examples of {len(self.counts)} tasks: {sizes}{held}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,8 +116,6 @@ def load_mixture(path: str | Path, *, overrides: Iterable[str] = ()) -> Mixture:
     train, counts = _train(learned, content)
     watched = tuple(one for member in held for one in _watched(member, content))
     splits = {"train": train, **({"dev": dev} if (dev := _dev(learned, content)) else {})}
-    sizes = ", ".join(f"{name} {count:,}" for name, count in counts.items())
-    notes = [f"{len(train):,} examples of {len(counts)} tasks: {sizes}."]
     task = Task(
         name=content.name or Path(path).stem,
         kind="generation",
@@ -120,7 +125,8 @@ def load_mixture(path: str | Path, *, overrides: Iterable[str] = ()) -> Mixture:
         metrics=("perplexity",),
         splits=splits,
         extra=(SET, TEMPLATE),
-        notes=(*notes, *_overlaps(train, held)),
+        prompts=(Prompt(name="input", pattern=f"{{{INPUT}}}"),),
+        notes=tuple(_overlaps(train, held)),
     )
     return Mixture(task=task, watched=watched, counts=counts)
 
