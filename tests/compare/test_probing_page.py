@@ -85,7 +85,7 @@ def test_fainter_cells_are_lower_values() -> None:
         "p", title="t", alt="a", caption="c", blocks=[HeatBlock(title="b", columns=tuple("wxyz"), rows=(row,))]
     )
     cells = re.findall(r'data-tip="([abcd])"(?:(?!data-tip).)*?opacity: ([\d.]+)', picture.wide, flags=re.DOTALL)
-    opacity = {}
+    opacity: dict[str, float] = {}
     for name, value in cells:
         opacity.setdefault(name, float(value))
     assert list(opacity) == ["a", "b", "c"]

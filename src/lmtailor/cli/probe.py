@@ -1,7 +1,8 @@
 """`lmtailor probe`."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Group, Parameter
 from cyclopts.types import PositiveInt
@@ -12,6 +13,7 @@ from lmtailor.cli.options import MachineOptions, Settings, TaskOptions
 if TYPE_CHECKING:
     from lmtailor.strategies.probing_record import ProbingRecord
     from lmtailor.strategies.probing_settings import Probing
+    from lmtailor.tasks.task import Task
 
 _TASK, _MACHINE = TaskOptions(), MachineOptions()
 STUDY = Group("Study", sort_key=2)
@@ -60,22 +62,12 @@ def run(  # noqa: PLR0913 - every argument is an option
     """
     from lmtailor.cli import choices
     from lmtailor.compare.report.probing import write_probing_page
-    from lmtailor.strategies.probing import probe, write_record
-    from lmtailor.strategies.probing_record import beside
+    from lmtailor.strategies.probing import write_record
 
-    sources = (base, *others)
-    names = _names(sources, name)
+    bases = dict(zip(_names((base, *others), name), (base, *others), strict=True))
     chosen = _study(settings, seed)
     task = choices.the_task(data, settings, seed=seed)
-    records = []
-    with say.stages() as tell:
-        for source, called in zip(sources, names, strict=True):
-            loaded = choices.the_base(source, machine)
-            records.append(
-                probe(loaded, task, settings=chosen, split=split, name=called, out=out, batch_size=batch_size, tell=tell)
-            )
-            del loaded
-    record = beside(records)
+    record = _probed(bases, machine, task, settings=chosen, split=split, out=out, batch_size=batch_size)
     write_record(record, out)
     page = write_probing_page(record, out / PAGE)
     for note in record.notes:
@@ -87,8 +79,18 @@ def run(  # noqa: PLR0913 - every argument is an option
     say.fields({"report": str(page)})
 
 
-def _names(sources: tuple[str, ...], names: tuple[str, ...]) -> tuple[str | None, ...]:
-    """What each base is called; None: its own name.
+def _probed(bases: Mapping[str, str], machine: MachineOptions, task: "Task", **how: Any) -> "ProbingRecord":
+    """One study of several bases by name, one after the other in memory."""
+    from lmtailor.cli import choices
+    from lmtailor.strategies.probing import probe
+    from lmtailor.strategies.probing_record import beside
+
+    with say.stages() as tell:
+        return beside([probe(choices.the_base(base, machine), task, name=name, tell=tell, **how) for name, base in bases.items()])
+
+
+def _names(sources: tuple[str, ...], names: tuple[str, ...]) -> tuple[str, ...]:
+    """What each base is called.
 
     Raises:
         InputError: other than one name for each, or the same twice.
