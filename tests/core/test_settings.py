@@ -167,6 +167,18 @@ def test_overrides_copy_and_resolve() -> None:
     assert training == Training(lr=1e-3, stop=Stop(patience=2), words={"0": ("bad", "awful")})
 
 
+def test_a_json_string_keeps_the_space_around_it() -> None:
+    given = ["a= x ", 'b=" {ref}"', 'c="\\n y"', 'd="x" and "y"', 'e="', 'f=["x", "y"]']
+    assert apply_overrides({}, given) == {
+        "a": "x",
+        "b": " {ref}",
+        "c": "\n y",
+        "d": '"x" and "y"',
+        "e": '"',
+        "f": '["x", "y"]',
+    }
+
+
 def test_override_opens_an_absent_table() -> None:
     assert apply_overrides({"stop": None}, ["stop.patience=2"]) == {"stop": {"patience": "2"}}
 

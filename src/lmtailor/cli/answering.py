@@ -35,6 +35,8 @@ def readout_settings(task: Task, options: ReadoutOptions, strategy: Strategy | N
         InputError: options that are not for this readout, or something that is missing.
     """
     cls = get_readout(readout_name_of(task, options))
+    if options.target is not None and cls is not Text:
+        raise InputError("--target is for --readout text. Add it, or leave it out.")
     if cls is Verbalizer:
         return _verbalizer(task, options, strategy)
     if options.word:
@@ -60,9 +62,10 @@ def the_decoding(writing: WritingOptions, seed: int) -> Decoding | None:
 def _text(task: Task, options: ReadoutOptions) -> dict[str, object]:
     """The input's pattern and what is written behind it; what is not here may be among the settings."""
     proposed = _proposed(task, options)
-    if proposed is None:
-        return {}
-    return {"pattern": proposed.pattern, **({} if proposed.target is None else {"target": proposed.target})}
+    found = {} if proposed is None else {"pattern": proposed.pattern, "target": proposed.target}
+    if options.target is not None:
+        found["target"] = options.target
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def _options(task: Task, options: ReadoutOptions) -> dict[str, object]:

@@ -15,13 +15,17 @@ from lmtailor.fit.unlabelled import Unlabelled
 from lmtailor.methods import catalogue
 from lmtailor.methods.method import Method
 from lmtailor.objectives.objective import Objective
+from lmtailor.readouts.options import Options
 from lmtailor.readouts.registry import get_readout
+from lmtailor.readouts.text import Text
 from lmtailor.readouts.verbalizer import Verbalizer
 from lmtailor.strategies.strategy import Strategy
 from lmtailor.tasks.card import load_task
 
 PROMPT = "pattern_name"
-"""Setting of a verbalizer in a plan, instead of pattern and words: the name of one of the card's patterns."""
+"""Setting of a readout in a plan, instead of a pattern and its words, target or options: the name of a pattern of the card."""
+_PROMPTED: Mapping[type, tuple[str, ...]] = {Verbalizer: ("words",), Text: ("target",), Options: ("options",)}
+"""Readouts with a pattern, and what of a card's pattern goes with it."""
 ENTRIES = ("bases", "methods", "readouts", "trainings", "objectives", "strategies")
 """The tables of a plan that hold entries."""
 _FOLDERS = ("source", "sources", "filler", "encoder")
@@ -191,19 +195,23 @@ class Entries:
         return name, from_mapping(get_readout(name), self._from_here(settings), path=place, source=self.source)
 
     def _prompted(self, name: str, settings: Mapping[str, object], place: str) -> dict[str, object]:
-        """The settings of a verbalizer with the pattern and the words that the card has under a name."""
+        """The settings of a readout with the pattern that the card has under a name, and what goes with it there."""
         wanted = self._text(settings[PROMPT], f"{place}.{PROMPT}", "the name of one of the card's patterns")
-        clash = next((key for key in ("pattern", "words") if key in settings), None)
-        if clash is not None or get_readout(name) is not Verbalizer:
-            what = "a head has none" if clash is None else f"{clash} is given too"
-            raise InputError(f"{place}.{PROMPT}{within(self.source)} names a pattern and its words, but {what}. Leave one out.")
+        cls = get_readout(name)
+        clash = next((key for key in ("pattern", "words", "options") if key in settings), None)
+        if clash is not None or cls not in _PROMPTED:
+            what = f"a {name} has none" if clash is None else f"{clash} is given too"
+            raise InputError(
+                f"{place}.{PROMPT}{within(self.source)} names a pattern and what goes with it, but {what}. Leave one out."
+            )
         if self.task is None:
             raise InputError(
                 f"{place}.{PROMPT}{within(self.source)} is a pattern of the task's card, but the plan names no task."
             )
         found = load_task(self.task).prompt(wanted)
+        given = {key: value for key in _PROMPTED[cls] if (value := getattr(found, key))}
         rest = {key: value for key, value in settings.items() if key != PROMPT}
-        return {"pattern": found.pattern, "words": dict(found.words), **rest}
+        return {"pattern": found.pattern, **given, **rest}
 
     def _named(self, value: object, place: str, default: str | None) -> tuple[str, dict[str, object]]:
         """The name and the settings of "name" or { name = …, setting = … }; an entry's key may stand for its name."""

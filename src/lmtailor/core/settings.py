@@ -66,7 +66,8 @@ def apply_overrides(
 
     Args:
         values: nested tables. They are not changed.
-        overrides: texts such as "method.rank=16". The value stays text (`Given`) until `from_mapping` reads it.
+        overrides: texts such as "method.rank=16". The value stays text (`Given`) until `from_mapping` reads it. Space around it
+            is left out; a text that begins or ends with some is written as a JSON string, such as readout.target=" {ref}".
         known: section name -> its dataclass, "" for the top level. With it, a bare name ("rank=16") works where
             it is unique, and names that do not exist raise here. Without it, every path is taken as it is.
 
@@ -86,7 +87,7 @@ def apply_overrides(
             if not isinstance(inner, Mapping):
                 raise InputError(f"{name} cannot be set: {'.'.join(path[:depth])} is {found(inner)}, not a table.")
             table[key] = table = dict(inner)
-        table[path[-1]] = Given(text.strip())
+        table[path[-1]] = _given(text.strip())
     return result
 
 
@@ -107,6 +108,17 @@ def resolve_name(name: str, known: Mapping[str, type]) -> str:
         options = paths if "." in name else bare
         raise InputError(f"There is no setting {name}. {near(name, options)}")
     return matches[0]
+
+
+def _given(text: str) -> Given:
+    """A value as text; a JSON string, as what it says."""
+    if text.startswith('"') and text.endswith('"'):
+        try:
+            value = json.loads(text)
+        except ValueError:  # quotes that belong to the text
+            return Given(text)
+        return Given(value) if isinstance(value, str) else Given(text)
+    return Given(text)
 
 
 def _plain(value: object) -> object:
