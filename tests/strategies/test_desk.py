@@ -69,3 +69,13 @@ def test_a_damaged_part_is_told(tmp_path: Path, content: str) -> None:
     (tmp_path / "desk" / "part.json").write_text(content)
     with pytest.raises(InputError, match="Remove its folder to begin anew"):
         desk.result("part", dict)
+
+
+def test_a_desk_with_nothing_on_it_binds_nobody(tmp_path: Path) -> None:
+    Desk(tmp_path / "desk", "a")
+    Desk(tmp_path / "desk", "b").leave()
+    assert not (tmp_path / "desk").exists()
+    kept = Desk(tmp_path / "desk", "a")
+    kept.result("part", lambda: {"n": 1})
+    kept.leave()
+    assert Desk(tmp_path / "desk", "a").latest("part") == {"n": 1}

@@ -76,7 +76,11 @@ def adapt(  # noqa: PLR0913 - the one door of strategies; every argument is one 
     if place is not None and (done := existing(place, base, digest, overwrite=overwrite)) is not None:
         return done
     desk = Desk(None if place is None else work_folder(place), digest, overwrite=overwrite)
-    adapter = strategy.run(replace(work, desk=desk))
+    try:
+        adapter = strategy.run(replace(work, desk=desk))
+    except BaseException:
+        desk.leave()
+        raise
     own = {"settings": settings, "settings_hash": digest, "begun": begun, "ended": now(), "seconds": time.monotonic() - clock}
     adapter = replace(adapter, provenance={**adapter.provenance, **_known(work), **own})
     if place is not None:

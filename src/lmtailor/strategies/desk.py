@@ -27,7 +27,7 @@ class Desk:
         Args:
             folder: where the parts are; None keeps none.
             digest: hash of all settings that the parts depend on.
-            overwrite: clear a desk of other settings.
+            overwrite: clear a desk of other settings. One without parts is cleared in any case.
 
         Raises:
             TrainingError: the folder holds parts of other settings.
@@ -37,7 +37,7 @@ class Desk:
             return
         settings = folder / _SETTINGS
         if settings.exists() and _object(settings).get("settings_hash") != digest:
-            if not overwrite:
+            if not overwrite and not self._empty:
                 raise TrainingError(
                     f"{folder} holds an unfinished work of other settings. Give the settings that it was begun with to go on, "
                     "choose another folder, or pass overwrite=True (--overwrite)."
@@ -88,6 +88,16 @@ class Desk:
             with atomic_path(path) as part:
                 save_file(value, part)
         return value
+
+    @property
+    def _empty(self) -> bool:
+        """Whether no part of it was kept."""
+        return self.root is None or all(path.name == _SETTINGS for path in self.root.iterdir())
+
+    def leave(self) -> None:
+        """The work stops before its end: remove the desk if there is nothing on it."""
+        if self.root is not None and self.root.exists() and self._empty:
+            shutil.rmtree(self.root)
 
     def clear(self) -> None:
         """Remove all of it: the work is done."""
