@@ -76,17 +76,22 @@ def adapt(  # noqa: PLR0913 - the one door of strategies; every argument is one 
     if place is not None and (done := existing(place, base, digest, overwrite=overwrite)) is not None:
         return done
     desk = Desk(None if place is None else work_folder(place), digest, overwrite=overwrite)
-    try:
-        adapter = strategy.run(replace(work, desk=desk))
-    except BaseException:
-        desk.leave()
-        raise
+    adapter = _run(strategy, replace(work, desk=desk))
     own = {"settings": settings, "settings_hash": digest, "begun": begun, "ended": now(), "seconds": time.monotonic() - clock}
     adapter = replace(adapter, provenance={**adapter.provenance, **_known(work), **own})
     if place is not None:
         save_adapter(adapter, place)
     desk.clear()
     return adapter
+
+
+def _run(strategy: Strategy, work: Work) -> Adapter:
+    """Carry the work out; if it fails before any part of it is done, nothing is left behind."""
+    try:
+        return strategy.run(work)
+    except BaseException:
+        work.desk.leave()
+        raise
 
 
 def _known(work: Work) -> dict[str, Any]:
