@@ -13,6 +13,7 @@ from cyclopts.types import PositiveInt
 from lmtailor.cli import say
 from lmtailor.cli.options import WRITING, MachineOptions, WritingOptions
 from lmtailor.core.errors import InputError
+from lmtailor.tasks.file_formats import FormatName
 
 if TYPE_CHECKING:
     from lmtailor.base.base import Base
@@ -33,9 +34,11 @@ class InputOptions:
     """Where the texts are."""
 
     file: Path | None = None
-    """File of texts: .txt with one a line, or CSV, TSV, JSONL or Parquet with the columns that the adapter reads."""
+    """File of texts: .txt with one a line, or CSV, TSV, JSON, JSONL, Parquet … with the columns that the adapter reads."""
     text: tuple[str, ...] = ()
     """The file's text column, where it is not called as in training; twice for a pair."""
+    format: FormatName | None = None
+    """Of the file, where its suffix does not say it: such as squad or dart."""
     encoding: str = "utf-8"
     """Of the file or of stdin."""
     delimiter: str | None = None
@@ -141,15 +144,15 @@ def _inputs(
 
     if given:
         return texts.from_arguments(given, columns)
-    if source.file is None or source.file.suffix.lower() == texts.LINES:
-        if source.text or source.delimiter is not None or adapters:
-            raise InputError("Lines have no columns: --text, --delimiter and --adapter are for CSV, TSV, JSONL and Parquet.")
+    if source.file is None or (source.format is None and source.file.suffix.lower() == texts.LINES):
+        if source.text or source.delimiter is not None or source.format is not None or adapters:
+            raise InputError("Lines have no columns: --text, --format, --delimiter and --adapter are for files with columns.")
         if source.file is not None:
             return texts.from_lines(stack.enter_context(source.file.open("rb")), columns, str(source.file), source.encoding)
         if sys.stdin.isatty():
             say.plain("One text a line; Ctrl-D ends.")
         return texts.from_lines(sys.stdin.buffer, columns, "stdin", source.encoding)
-    form = Format(encoding=source.encoding, delimiter=source.delimiter)
+    form = Format(format=source.format, encoding=source.encoding, delimiter=source.delimiter)
     return texts.from_table(source.file, columns, source.text, form, adapters)
 
 

@@ -105,7 +105,7 @@ def objects_of(stream: BinaryIO, source: str, shape: str) -> Iterator[tuple[str,
 def from_table(
     path: Path, columns: Sequence[str], names: Sequence[str], form: Format, adapters: Sequence[str]
 ) -> Iterator[Input]:
-    """One input a row of a CSV, TSV, JSONL or Parquet file.
+    """One input a row of a file of any format. Columns that hold no plain values, such as SQuAD's answers, are left out.
 
     Args:
         path: the file.
@@ -118,13 +118,15 @@ def from_table(
         InputError: as `read_table`, or an adapter that is not there.
         DataError: as `read_table`; a column that is missing, or an empty text.
     """
-    if path.suffix.lower() not in SUFFIXES:
+    suffix = (Path(path.stem) if path.suffix.lower() == ".gz" else path).suffix.lower()
+    if form.format is None and suffix not in SUFFIXES:
         raise InputError(f"{path} has no known suffix ({', '.join((LINES, *SUFFIXES))}). Rename it, or give it by stdin.")
     if names and len(names) != len(columns):
         raise InputError(f"--text names {len(names)} columns, but the adapter reads {len(columns)}: {', '.join(columns)}.")
     table = read_table(path, form)
     own = dict(zip(columns, names or columns, strict=True))
-    others = [name for name in table.columns if name not in (*own, *own.values(), ID, ADAPTER)]
+    known = (*own, *own.values(), ID, ADAPTER)
+    others = [name for name, cells in table.columns.items() if name not in known and all(map(_is_plain, cells))]
     texts = [text_cells(table, name, required=True) for name in own.values()]
     texts += [text_cells(table, name, required=False) for name in others]
     ids: Sequence[object] = table.columns.get(ID, range(1, table.size + 1))
@@ -148,6 +150,10 @@ def in_chunks(inputs: Iterable[ItemT], size: int) -> Iterator[list[ItemT]]:
 
 def _are(count: int) -> str:
     return "is 1" if count == 1 else f"are {count}"
+
+
+def _is_plain(cell: object) -> bool:
+    return cell is None or isinstance(cell, str | int | float)
 
 
 def _input(number: int, texts: Sequence[str], columns: Sequence[str], place: str) -> Input:
