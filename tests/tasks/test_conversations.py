@@ -42,6 +42,9 @@ def test_text_that_is_no_list_of_turns_is_what_a_user_says() -> None:
     assert turns_of(turns_text(turns)) == turns
     for text in ("hello", "[1]", '[{"role": "user"}]', '[{"role": '):
         assert turns_of(text) == (Turn(role="user", content=text),)
+        assert turns_text(turns_of(text)) == text
+    for single in (Turn(role="user", content=turns_text(turns)), Turn(role="user", content="a", input="b"), turns[1]):
+        assert turns_of(turns_text([single])) == (single,)
 
 
 def test_examples_know_file_and_line_wherever_they_go(tmp_path: Path) -> None:

@@ -249,6 +249,19 @@ def test_files_that_contradict_themselves_are_refused(folder: Path, text: str, s
         mixture(folder, text)
 
 
+def test_options_are_an_examples_own_choices(folder: Path) -> None:
+    rows = [{"p": f"p{i}", "one": f"a{i}", "two": f"b{i}", "label": i % 2} for i in range(4)]
+    (folder / "copa.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    card = '[files]\ntrain = "copa.jsonl"\ndev = "copa.jsonl"\n[columns]\ntext = "p"\nextra = ["one", "two"]\n'
+    pattern = '[[patterns]]\nname = "so"\ntext = "{p} So {mask}"\noptions = { 0 = "one", 1 = "two" }\n'
+    (folder / "copa.toml").write_text(card + pattern, encoding="utf-8")
+    made = mixture(folder, BOTH.replace("inference", "copa", 1) + '[[tasks]]\ncard = "copa.toml"\n')
+    (watched,) = made.watched
+    asked = {one.fields["input"]: (one.references, own) for one, own in zip(watched.examples, watched.choices, strict=True)}
+    assert asked["p1 So"] == (("b1",), ("a1", "b1"))
+    assert asked["p2 So"] == (("a2",), ("a2", "b2"))
+
+
 @pytest.mark.parametrize("text", ["{s.upper}", "{s[0]}", "{s!r}", "{s:>3}", "{", "{}"])
 def test_patterns_evaluate_nothing(folder: Path, text: str) -> None:
     entry = f'[[tasks]]\ncard = "sentiment.toml"\ntemplates = ["x"]\n[templates.x]\npatterns = [{{ text = "{text}" }}]\n'

@@ -10,6 +10,7 @@ from lmtailor.readouts.registry import get_readout
 from lmtailor.readouts.text import Text
 from lmtailor.readouts.verbalizer import Verbalizer
 from lmtailor.strategies.strategy import Strategy
+from lmtailor.tasks.conversations import CONVERSATION
 from lmtailor.tasks.example import TaskKind
 from lmtailor.tasks.prompt import Prompt
 from lmtailor.tasks.task import Task
@@ -24,8 +25,8 @@ _USUAL: Mapping[TaskKind, str] = {
 
 
 def readout_name_of(task: Task, options: ReadoutOptions) -> str:
-    """The readout that is asked for; else the usual one for tasks of this kind."""
-    return options.readout or _USUAL[task.kind]
+    """The readout that is asked for; else the usual one for tasks of this kind, and of conversations."""
+    return options.readout or ("chat" if task.text == (CONVERSATION,) else _USUAL[task.kind])
 
 
 def readout_settings(task: Task, options: ReadoutOptions, strategy: Strategy | None = None) -> dict[str, object]:

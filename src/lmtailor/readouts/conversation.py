@@ -215,7 +215,7 @@ class ConversationPieces:
 
         if len(ids) > self.limit - room:
             content, limit = {"content": shown[last].content}, self.limit - room
-            text = tokenise_within(tokenise, content, self.tokenizer, limit, marked="content", name=_place(example))
+            text = tokenise_within(tokenise, content, self.tokenizer, limit, marked="content", name=example.place or example.id)
             ids, cut = text.ids, cut + text.cut
         return Encoded(sequences=(ids,), read=((len(ids) - 1,),), cut=cut, id=example.id)
 

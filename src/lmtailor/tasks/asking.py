@@ -1,8 +1,8 @@
 """Templates that put an example to a model that writes: what it is asked, what it should answer, and what else it could say.
 
 A pattern is text with columns in braces, "{premise} Question: {hypothesis} True or false?", and the answer follows its end or
-stands at {mask}, behind which only text may come. The answers are a label's words, or a pattern of the references. A Jinja
-template says all of it by itself; its `answer_choices`, or else what it answers to each label, are the choices.
+stands at {mask}, behind which only text may come. Answers are the words of labels, columns with options, or a pattern of the
+references. A Jinja template says all of it; its `answer_choices`, or else what it answers to each label, are the choices.
 """
 
 from collections.abc import Mapping
@@ -12,6 +12,7 @@ from typing import Protocol
 
 from lmtailor.core.errors import InputError, near
 from lmtailor.tasks.example import Example
+from lmtailor.tasks.prompt import Prompt
 from lmtailor.tasks.task import Task
 from lmtailor.tasks.templates.template import JinjaTemplate
 
@@ -95,6 +96,8 @@ class PatternAsking:
     """What follows a label's word directly and belongs to the answer."""
     words: Mapping[str, str] = field(default_factory=dict)
     """Classification: label -> its word."""
+    options: Mapping[str, str] = field(default_factory=dict)
+    """Multiple choice: label -> the column with that option."""
     target: str = ""
     """Generation: the answer, with the column of the references."""
 
@@ -108,31 +111,29 @@ class PatternAsking:
             return Asked(input=text, target=self.target.format_map(values).strip())
         if not text or example.label is None:
             return None
-        choices = tuple(self.words[label] + self.behind for label in self.task.labels)
-        return Asked(input=text, target=choices[int(example.label)], choices=choices)
+        shown = {label: example.fields[self.options[label]] for label in self.task.labels} if self.options else self.words
+        choices = tuple(shown[label].strip() + self.behind for label in self.task.labels)
+        apart = len(set(choices)) == len(choices)
+        return Asked(input=text, target=choices[int(example.label)], choices=choices if apart else ())
 
 
-def pattern_asking(
-    task: Task, name: str, text: str, *, words: Mapping[str, tuple[str, ...]], target: str | None = None
-) -> PatternAsking:
+def pattern_asking(task: Task, pattern: Prompt) -> PatternAsking:
     """A pattern as a template of a task.
 
     Args:
         task: the data.
-        name: of the pattern.
-        text: the pattern, with {mask} or without.
-        words: label -> words, of which the first is taken; empty: those of the task's verbalizer.
-        target: generation: the answer; None: the reference itself.
+        pattern: with {mask} or without. Of a label's words the first is taken; where it has none, those of the task's verbalizer.
 
     Raises:
         InputError: a column that the data lacks, a brace alone, columns behind {mask}, or no words for a label.
     """
-    before, mask, behind = text.partition("{" + _MASK + "}")
+    name, target = pattern.name, pattern.target
+    before, mask, behind = pattern.pattern.replace(":cut}", "}").partition("{" + _MASK + "}")
     _check(before, task.columns, task, name)
     if mask and _columns(behind, task, name):
         raise InputError(f"The pattern {name!r} has columns behind {{mask}}. A model answers last: move them before it.")
     if task.kind == "generation":
-        if words or behind.strip():
+        if pattern.words or pattern.options or behind.strip():
             raise InputError(f"The pattern {name!r} has words for labels, or text behind {{mask}}; {task.name} has no labels.")
         answer = f"{{{task.label}}}" if target is None else target
         _check(answer, (*task.columns, task.label), task, name)
@@ -141,19 +142,26 @@ def pattern_asking(
         raise InputError(f"The pattern {name!r} is for labels or texts, and {task.name} is a {task.kind}. Use a Jinja template.")
     if target is not None:
         raise InputError(f"The pattern {name!r} has a target, but the answers of {task.name} are labels. Give words.")
-    known = words or task.verbalizer
+    words, end = _words(task, pattern), behind.rstrip().replace("{{", "{").replace("}}", "}")
+    return PatternAsking(name=name, task=task, before=before, behind=end, words=words, options=pattern.options)
+
+
+def _words(task: Task, pattern: Prompt) -> dict[str, str]:
+    """The word of each label; none where options stand for them."""
+    name, known = pattern.name, pattern.options or pattern.words or task.verbalizer
     missing = next((label for label in task.labels if not known.get(label)), None)
     if missing is not None:
         raise InputError(f"The pattern {name!r} has no words for the label {missing!r} of {task.name}. {near(missing, known)}")
     strange = next((label for label in known if label not in task.labels), None)
     if strange is not None:
         raise InputError(f"The pattern {name!r} has words for {strange!r}, no label of {task.name}. {near(strange, task.labels)}")
-    chosen = {label: known[label][0] for label in task.labels}
-    if len(set(chosen.values())) < len(chosen):
-        raise InputError(f"The pattern {name!r} has one word for several labels of {task.name}: {list(chosen.values())}.")
-    return PatternAsking(
-        name=name, task=task, before=before, behind=behind.rstrip().replace("{{", "{").replace("}}", "}"), words=chosen
-    )
+    if pattern.options:
+        _check("".join(f"{{{column}}}" for column in pattern.options.values()), task.columns, task, name)
+        return {}
+    words = {label: (pattern.words or task.verbalizer)[label][0] for label in task.labels}
+    if len(set(words.values())) < len(words):
+        raise InputError(f"The pattern {name!r} has one word for several labels of {task.name}: {list(words.values())}.")
+    return words
 
 
 def _check(text: str, columns: tuple[str, ...], task: Task, name: str) -> None:

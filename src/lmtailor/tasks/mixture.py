@@ -149,7 +149,8 @@ def _member(source: Source, entry: Entry, lists: Lists, content: MixtureFile) ->
                 templates += [JinjaAsking(template=collection.template(one), task=task, seed=content.seed) for one in names]
             for number, one in enumerate(own.patterns, start=1):
                 called = one.name or f"{name}-{number}"
-                templates.append(pattern_asking(task, called, one.text, words=one.words, target=one.target))
+                prompt = Prompt(name=called, pattern=one.text, words=one.words, options=one.options, target=one.target)
+                templates.append(pattern_asking(task, prompt))
         if not entry.templates:
             templates += _own_patterns(task)
         twice = next((one.name for i, one in enumerate(templates) if one.name in [other.name for other in templates[:i]]), None)
@@ -167,9 +168,9 @@ def _member(source: Source, entry: Entry, lists: Lists, content: MixtureFile) ->
 def _own_patterns(task: Task) -> list[Asking]:
     """The card's patterns; of a task of generation without any the text itself."""
     if task.prompts:
-        return [pattern_asking(task, one.name, one.pattern, words=one.words) for one in task.prompts]
+        return [pattern_asking(task, one) for one in task.prompts]
     if task.kind == "generation":
-        return [pattern_asking(task, "text", "\n".join(f"{{{column}}}" for column in task.text), words={})]
+        return [pattern_asking(task, Prompt(name="text", pattern="\n".join(f"{{{column}}}" for column in task.text)))]
     raise InputError(f"The card of {task.name} has no patterns. Give the task templates.")
 
 

@@ -43,6 +43,8 @@ class PatternEntry:
     """None: its number in the list, from 1."""
     words: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Label -> words; empty: those of the card's verbalizer."""
+    options: Mapping[str, str] = field(default_factory=dict)
+    """Multiple choice: label -> the column with that option."""
     target: str | None = None
     """Generation: the answer, with the column of the references; None: the reference itself."""
 

@@ -21,7 +21,9 @@ class Turn:
 
 
 def turns_text(turns: Sequence[Turn]) -> str:
-    """Turns as the JSON that a column holds."""
+    """Turns as a column holds them: JSON, or a user's only turn as it is."""
+    if len(turns) == 1 and turns_of(turns[0].content) == tuple(turns):
+        return turns[0].content
     rows = [{"role": one.role, "content": one.content} | ({"input": one.input} if one.input else {}) for one in turns]
     return json.dumps(rows, ensure_ascii=False)
 
