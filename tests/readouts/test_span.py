@@ -18,7 +18,7 @@ from lmtailor.store.adapter import new_adapter
 from lmtailor.tasks.example import Example
 from lmtailor.tasks.task import Task
 from tests.readouts.token_tasks import answered, tagged
-from tests.tiny import tiny_base
+from tests.tiny import FAMILIES, tiny_base
 
 QUESTION = "is it the best?"
 CONTEXT = "the movie was good. the great cat sat on a zebra, and you love the book"
@@ -68,7 +68,7 @@ def test_scores_are_those_of_the_familys_model_for_question_answering() -> None:
     torch.testing.assert_close(ours, torch.stack(losses), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("family", ["bert", "gpt2", "bart"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_targets_are_the_tokens_of_the_answer(family: str) -> None:
     reading = bound(family)
     for answer in ("great cat", "zebra", "good.", "the movie", "book"):

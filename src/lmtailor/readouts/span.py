@@ -182,7 +182,7 @@ class SpanInquiry:
                 continue
             start_P, end_P = scores_2P[:, :count]
             start_P = start_P.masked_fill(~torch.tensor(window.begins), NEVER)
-            legal_PP = torch.ones(count, count, dtype=torch.bool).triu().tril(self.max_answer - 1)
+            legal_PP = torch.ones(count, count, dtype=torch.bool).triu().tril(min(self.max_answer, count) - 1)
             sums_PP = (start_P[:, None] + end_P[None]).masked_fill(~legal_PP, NEVER)
             value = float(sums_PP.max())
             if value > best:
