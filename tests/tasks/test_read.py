@@ -179,7 +179,11 @@ def test_dataset_saved_to_disk(tmp_path: Path) -> None:
     data.save_to_disk(tmp_path / "one")
     datasets.DatasetDict(train=data.select([2, 0]), test=data).save_to_disk(tmp_path / "many")
     table = read_dataset(tmp_path / "many", split="train")
-    assert {name: list(cells) for name, cells in table.columns.items()} == {"s": ["c", "a"], "label": [None, "yes"]}
+    assert {name: list(cells) for name, cells in table.columns.items()} == {
+        "s": ["c", "a"],
+        "label": [None, "yes"],
+        "x": [[3], [1]],
+    }
     with pytest.raises(DataError, match=r"no such split\. Did you mean train"):
         read_dataset(tmp_path / "many", split="tran")
     with pytest.raises(DataError, match=r"'train'.*the folder holds one split, None"):
@@ -215,3 +219,22 @@ def test_csv_and_jsonl_give_back_any_text(tmp_path_factory: pytest.TempPathFacto
     expected = {"s": [s for s, _ in rows], "t": [t for _, t in rows]}
     assert read(folder / "a.csv") == expected
     assert read(folder / "a.jsonl") == expected
+
+
+def test_lists_and_mappings_of_a_data_set(tmp_path: Path) -> None:
+    features = datasets.Features(
+        {
+            "tokens": datasets.List(datasets.Value("string")),
+            "tags": datasets.List(datasets.ClassLabel(names=["O", "B-PER"])),
+            "answers": {"text": datasets.List(datasets.Value("string")), "answer_start": datasets.List(datasets.Value("int32"))},
+            "image": datasets.Array2D((1, 1), "int8"),
+        }
+    )
+    row = {"tokens": ["Jim", "ran"], "tags": [1, -1], "answers": {"text": ["a"], "answer_start": [3]}, "image": [[1]]}
+    datasets.Dataset.from_list([row, {**row, "tags": None}], features=features, split="train").save_to_disk(tmp_path / "saved")
+    table = read_dataset(tmp_path / "saved", split="train")
+    assert dict(table.columns) == {
+        "tokens": [["Jim", "ran"]] * 2,
+        "tags": [["B-PER", None], None],
+        "answers": [{"text": ["a"], "answer_start": [3]}] * 2,
+    }

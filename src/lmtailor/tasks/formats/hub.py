@@ -1,6 +1,7 @@
 """Data sets of the `datasets` library: by id, from a folder it saved, or from a folder of data files."""
 
 from pathlib import Path
+from typing import Any
 
 import datasets
 from datasets.exceptions import DatasetsError
@@ -10,7 +11,10 @@ from lmtailor.tasks.table import Table
 
 
 def read_dataset(source: str | Path, *, split: str, name: str | None = None, revision: str | None = None) -> Table:
-    """One split as a table. Named classes become their names; columns that hold no plain values are left out.
+    """One split as a table. Named classes become their names.
+
+    Columns hold plain values, or lists or mappings of them, such as words with their tags and SQuAD's answers; others, such as
+    pictures, are left out.
 
     Args:
         source: an id ("org/name"), or a path to a folder.
@@ -33,12 +37,31 @@ def read_dataset(source: str | Path, *, split: str, name: str | None = None, rev
         raise DataError(f"Cannot load the split {split!r} of the data set {place}: {reason}") from error
     columns: dict[str, list[object]] = {}
     for column, feature in data.features.items():
-        if isinstance(feature, datasets.ClassLabel):
-            names = feature.names
-            columns[column] = [None if cell is None or cell < 0 else names[cell] for cell in data[column]]
-        elif isinstance(feature, datasets.Value):
-            columns[column] = list(data[column])
+        if _is_plain(feature):
+            columns[column] = [_named(cell, feature) for cell in data[column]]
     return Table(source=f"{place} [{split}]", columns=columns)
+
+
+def _is_plain(feature: object) -> bool:
+    """Whether cells are plain values, or lists or mappings of them."""
+    if isinstance(feature, datasets.List | datasets.LargeList):
+        return _is_plain(feature.feature)
+    if isinstance(feature, dict):
+        return all(map(_is_plain, feature.values()))
+    return isinstance(feature, datasets.ClassLabel | datasets.Value)
+
+
+def _named(cell: Any, feature: Any) -> object:
+    """A cell with the names of its classes; a class that is not known is None."""
+    if cell is None:
+        return None
+    if isinstance(feature, datasets.ClassLabel):
+        return None if cell < 0 else feature.names[cell]
+    if isinstance(feature, datasets.List | datasets.LargeList):
+        return [_named(one, feature.feature) for one in cell]
+    if isinstance(feature, dict):
+        return {name: _named(cell[name], own) for name, own in feature.items()}
+    return cell
 
 
 def _saved(source: str | Path) -> bool:
