@@ -71,7 +71,8 @@ def build(cls: type[T], values: object, place: Place) -> T:
             raise InputError(f"{place / str(key)} is not a setting of {cls.__name__}. {near(str(key), known)}")
     missing = [name for name, field in known.items() if name not in values and _required(field)]
     if missing:
-        raise InputError(f"{place} needs {' and '.join(missing)}: {cls.__name__} has no default for it.")
+        asked = " and ".join(str(Place(place.path, "") / name) for name in missing)
+        raise InputError(f"{place} needs {' and '.join(missing)}: {cls.__name__} has no default for it. Set {asked}.")
     hints = get_type_hints(cls)
     built = {str(key): _convert(value, hints[str(key)], place / str(key)) for key, value in values.items()}
     try:

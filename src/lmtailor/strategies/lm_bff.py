@@ -209,12 +209,12 @@ def _given(readout: Readout | None, task: Task, search: str) -> Verbalizer:
     if search == "words" and prompt is None:
         raise InputError(
             f'The search for label words needs a pattern, such as "{{{task.text[0]}}} It was {{mask}}."; the task {task.name} '
-            "proposes none. Give a Verbalizer, or put patterns into the task's card."
+            "proposes none. Give a Verbalizer (--pattern), or put patterns into the task's card."
         )
     if search != "words" and not words:
         raise InputError(
-            f"The search for templates needs a word for each label, and the task {task.name} proposes none. Give a Verbalizer, "
-            "or put a [verbalizer] into the task's card."
+            f"The search for templates needs a word for each label, and the task {task.name} proposes none. Give a Verbalizer "
+            "(--word LABEL=WORD), or put a [verbalizer] into the task's card."
         )
     # What is searched for is filled in: any pattern will do, and the labels' names for words.
     pattern = f"{{{task.text[0]}}} {{mask}}" if prompt is None else prompt.pattern
