@@ -8,7 +8,7 @@ Answers that one pass gives (tags, spans) are read off its scores and measured a
 Shapes: n items, C labels.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -49,16 +49,39 @@ def dev_scores(
     return evaluate_predictions(task.metrics, answers, reference, kind=task.kind, labels=task.labels, resamples=RESAMPLES)
 
 
-def token_rows(items: Sequence[Encoded], source: Source, batch_size: int) -> list[Tensor]:
-    """log p of each item's target tokens (units, 1)."""
-    return _rows(items, source, batch_size, _of_targets)
+def token_rows(items: Sequence[Encoded], source: Source, batch_size: int, *, together: bool = False) -> list[Tensor]:
+    """log p of each item's target tokens (units, 1).
+
+    Args:
+        items: what is scored.
+        source: scores them.
+        batch_size: items in a batch.
+        together: whether items of one example stand together, for a source that runs their beginning once.
+    """
+    return _rows(items, source, batch_size, _of_targets, _by_example if together else by_length)
 
 
-def _rows(items: Sequence[Encoded], source: Source, batch_size: int, keep: Callable[[Tensor, Batch], Tensor]) -> list[Tensor]:
+def _by_example(items: Sequence[Encoded], batch_size: int) -> Iterator[list[int]]:
+    """Indices in batches, items of one example side by side, the longest examples first."""
+    longest: dict[str, int] = {}
+    for item in items:
+        longest[item.id] = max(item.length, longest.get(item.id, 0))
+    order = sorted(range(len(items)), key=lambda i: (-longest[items[i].id], items[i].id, i))
+    for start in range(0, len(order), batch_size):
+        yield order[start : start + batch_size]
+
+
+def _rows(
+    items: Sequence[Encoded],
+    source: Source,
+    batch_size: int,
+    keep: Callable[[Tensor, Batch], Tensor],
+    divide: Callable[[Sequence[Encoded], int], Iterator[list[int]]] = by_length,
+) -> list[Tensor]:
     """What is to be kept of the scores (units, …) of each item, on the CPU."""
     rows: dict[int, Tensor] = {}
     with torch.no_grad():
-        for indices in by_length(items, batch_size):
+        for indices in divide(items, batch_size):
             kept = keep(*source.scores(indices, training=False)).float().cpu()
             rows.update(zip(indices, by_item(kept, [items[i] for i in indices]), strict=True))
     return [rows[i] for i in range(len(items))]

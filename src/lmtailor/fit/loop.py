@@ -141,9 +141,10 @@ class Loop:
     def _ask(self, attached: Attached, slot: int) -> None:
         """Ask the held-out tasks of a member, if it has any."""
         if slot in self.watches:
-            watch = self.watches[slot]
-            whole = WholeModel(attached, watch.member.reading, watch.items, autocast(self.base, self.training), slot=slot)
-            watch.ask(Narrowed(whole) if len(self.members) > 1 else whole)
+            watch, alone = self.watches[slot], len(self.members) == 1
+            run, shared = autocast(self.base, self.training), alone and watch.shares()
+            whole = WholeModel(attached, watch.member.reading, watch.items, run, slot=slot, shared=shared)
+            watch.ask(whole if alone else Narrowed(whole))
 
     def _step(self, attached: Attached, sources: list[Source], active: list[int]) -> tuple[list[float], list[int]]:
         """One optimizer step of every active member: mean losses and tokens."""

@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 
+from lmtailor.core.errors import UnsupportedError
 from lmtailor.fit.callbacks.callback import Asked, HearsAsked
 from lmtailor.fit.dev import RESAMPLES, token_rows
 from lmtailor.fit.member import Member
-from lmtailor.fit.source import Source
+from lmtailor.fit.source import Source, check_shared
 from lmtailor.infer.watched import Watching
 from lmtailor.readouts.batch import Encoded
 
@@ -26,6 +27,14 @@ class Watch:
         """What is run."""
         return self.watching.items
 
+    def shares(self) -> bool:
+        """Whether the choices of an example can share its input's pass, exactly."""
+        try:
+            check_shared(self.member.base, self.member.adapter.edits, self.member.reading, self.items)
+        except UnsupportedError:
+            return False
+        return True
+
     def ask(self, source: Source) -> None:
         """Score them, note the scores in the fit's progress, and tell listeners.
 
@@ -33,7 +42,7 @@ class Watch:
             source: scores the items.
         """
         member = self.member
-        rows = token_rows(self.items, source, 2 * member.training.batch_size)
+        rows = token_rows(self.items, source, 2 * member.training.batch_size, together=True)
         scores = self.watching.scores(rows, resamples=RESAMPLES)
         progress = member.progress
         epoch = progress.step / member.per_epoch
