@@ -16,6 +16,7 @@ from lmtailor.tasks.metrics import METRICS, PairedTest, Score, Scores, evaluate_
 
 CLASSIFICATION = {
     "accuracy": reference_metrics.accuracy_score,
+    "f1": lambda y, p: reference_metrics.f1_score(y, p, labels=[1], average="macro", zero_division=0),
     "macro_f1": lambda y, p: reference_metrics.f1_score(y, p, average="macro"),
     "matthews": reference_metrics.matthews_corrcoef,
 }
@@ -46,6 +47,11 @@ def test_matthews_and_f1_where_a_label_is_never_predicted() -> None:
     reference, predicted = [0, 0, 1, 1, 2], [0, 1, 1, 1, 1]
     assert value("macro_f1", predicted, reference) == pytest.approx((2 / 3 + 2 / 3 + 0) / 3)
     assert value("matthews", predicted, reference) == pytest.approx(reference_metrics.matthews_corrcoef(reference, predicted))
+
+
+def test_f1_is_of_the_second_label() -> None:
+    assert value("f1", [1, 1, 0, 0], [1, 0, 0, 1]) == 0.5
+    assert value("f1", [0, 0], [0, 0]) == 0.0
 
 
 def test_macro_f1_leaves_out_labels_that_are_nowhere() -> None:

@@ -112,6 +112,7 @@ def test_a_test_split_alone_is_enough_for_zero_shot() -> None:
         ({"text": []}, "two for a pair"),
         ({"extra": ["s"]}, "'s' is a text column already"),
         ({"metrics": ["acuracy"]}, "Did you mean accuracy"),
+        ({"metrics": ["f1"], "labels": ["pos", "neg", "so"]}, "f1 is of the second of two labels; found 3"),
         ({"metrics": ["pearson"]}, "for regression, not for classification"),
         ({"kind": "regression", "labels": ["a"]}, "are for classification"),
         ({"dev_fraction": 0.2}, "no dev split of its own"),

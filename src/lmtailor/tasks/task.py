@@ -71,6 +71,8 @@ class Task:
             raise InputError(f"A task needs a name and at least one metric; found {self.name!r} and {list(self.metrics)}.")
         for metric in self.metrics:
             check_metric(metric, self.kind)
+        if "f1" in self.metrics and len(self.labels) != 2:
+            raise InputError(f"f1 is of the second of two labels; found {len(self.labels)} labels. Use macro_f1.")
         if self.kind in LABELLED and len(self.labels) < 2:
             raise InputError(f"{self.kind.capitalize()} needs at least two labels; found {list(self.labels)}.")
         if self.kind not in LABELLED and self.labels:
@@ -226,6 +228,8 @@ class Task:
             text: the text column, or two for a pair.
             label: the column of labels. Labels that are numbers are written out: 1 is the label "1".
             kind: see `TaskKind`. In generation a label is a text or a list of texts, and rows of the same texts are one example.
+                In labelling the text is words and the label their tags, with one space between or as lists. In a span the label
+                is a list of mappings with the "text" and the "answer_start" of answers in the last text column.
             train: rows to learn from.
             dev: rows that choose checkpoints.
             test: rows that are scored at the end.

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from lmtailor.core.errors import InputError, near
 from lmtailor.tasks.example import TaskKind
-from lmtailor.tasks.metrics.classification import accuracy, macro_f1, matthews
+from lmtailor.tasks.metrics.classification import accuracy, f1, macro_f1, matthews
 from lmtailor.tasks.metrics.correlation import pearson, spearman
 
 Floats = NDArray[np.float64]
@@ -34,6 +34,7 @@ METRICS = {
     metric.name: metric
     for metric in (
         Metric(name="accuracy", kinds=("classification",), weighted=accuracy),
+        Metric(name="f1", kinds=("classification",), weighted=f1),
         Metric(name="macro_f1", kinds=("classification",), weighted=macro_f1),
         Metric(name="matthews", kinds=("classification",), weighted=matthews),
         Metric(name="pearson", kinds=("regression",), weighted=pearson),
