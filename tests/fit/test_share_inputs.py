@@ -15,6 +15,7 @@ from lmtailor.fit import source
 from lmtailor.fit.batching import grouped_batches, grouped_count
 from lmtailor.fit.callbacks.callback import Callback, Ended, Evaluated, Started, Stepped
 from lmtailor.fit.fit import fit
+from lmtailor.fit.kernels import SHORT, fast_kernels
 from lmtailor.fit.source import WholeModel
 from lmtailor.fit.training import Training
 from lmtailor.infer.passes import shared_states
@@ -75,7 +76,7 @@ def trunk_tokens(base: Base) -> tuple[list[int], Any]:
     return seen, embedding.register_forward_hook(lambda module, args, output: seen.append(args[0].numel()))
 
 
-def gradients(base: Base, method: Any, *, shared: bool) -> tuple[dict[str, Tensor], int]:
+def gradients(base: Base, method: Any, *, shared: bool, autocast: bool = False) -> tuple[dict[str, Tensor], int]:
     """The loss of one batch and its gradient by every trained tensor, and how many tokens ran."""
     adapter = new_adapter(base, method=method, readout=READOUT, task=TASK)
     rng = torch.Generator().manual_seed(0)
@@ -86,7 +87,9 @@ def gradients(base: Base, method: Any, *, shared: bool) -> tuple[dict[str, Tenso
     items = [item for example in TASK.split("train") for item in adapter.reading.items(example)]
     seen, handle = trunk_tokens(base)
     with attach(base, adapter) as attached:
-        whole = WholeModel(attached, adapter.reading, items, torch.autocast("cpu", enabled=False), shared=shared)
+        whole = WholeModel(
+            attached, adapter.reading, items, torch.autocast("cpu", torch.bfloat16, enabled=autocast), shared=shared
+        )
         scores, _ = whole.scores([11, 0, 5, 1, 13, 6, 2, 12], training=True)
         found = torch.autograd.grad(-scores.mean(), list(adapter.state.values()), allow_unused=True, materialize_grads=True)
     handle.remove()
@@ -103,6 +106,21 @@ def test_gradients_of_causal_models_are_those_of_plain_rows(family: str, name: s
     for key, value in plain.items():
         torch.testing.assert_close(shared[key], value, rtol=1e-4, atol=1e-5)
     assert sum(float(value.abs().sum()) for value in plain.values()) > 0
+
+
+@pytest.mark.parametrize("eager", [True, False])
+@pytest.mark.parametrize("autocast", [True, False])
+def test_in_bfloat16_they_are_the_same_to_its_precision(autocast: bool, eager: bool) -> None:
+    base = tiny_base("llama")
+    if not autocast:
+        base.model.to(torch.bfloat16)  # type: ignore[arg-type]
+    with fast_kernels(base, longest=SHORT if eager else SHORT + 1, bfloat16=autocast):
+        assert base.trunk.config._attn_implementation == ("eager" if eager else "sdpa")
+        plain, all_tokens = gradients(base, METHODS["prefix"], shared=False, autocast=autocast)
+        shared, tokens = gradients(base, METHODS["prefix"], shared=True, autocast=autocast)
+    assert tokens < 0.7 * all_tokens
+    for key, value in plain.items():
+        torch.testing.assert_close(shared[key].float(), value.float(), rtol=0.1, atol=0.05 * float(value.float().abs().max()))
 
 
 @pytest.mark.parametrize("name", ["lora", "bitfit", "prefix", "full"])
