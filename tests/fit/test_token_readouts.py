@@ -143,6 +143,16 @@ def test_rows_of_an_attached_batch_have_their_answers_parts() -> None:
         torch.testing.assert_close(mixed[row], alone, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("piece", ["first", "mean"])
+def test_a_text_without_a_word_that_is_seen_is_answered_too(piece: Any) -> None:
+    base = tiny_base("bert")
+    adapter = fitted(base, LoRA(rank=2), Tags(piece=piece), tagged(), epochs=1)
+    unseen, cat = "\u200b", predict(base, adapter, ["a cat"])
+    assert predict(base, adapter, [unseen])[0].tags == ("NOUN",)
+    both = predict(base, adapter, [unseen, "a cat", ""])
+    assert [one.tags for one in both] == [("NOUN",), cat[0].tags, ()]
+
+
 def test_what_cannot_be_learned_is_left_out_and_counted() -> None:
     base = tiny_base("bert")
     rows: list[dict[str, object]] = [{"text": "a cat", "tags": "DET NOUN"}, {"text": "\u200b", "tags": "NOUN"}]

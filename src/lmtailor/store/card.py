@@ -50,7 +50,7 @@ def _front(adapter: Adapter, peft: PeftForm | None) -> str:
 
 
 def _title(adapter: Adapter) -> str:
-    readout = "" if adapter.readout is None else f" with a {type(adapter.readout).__name__}"
+    readout = "" if adapter.readout is None else f" with {type(adapter.readout).__name__}"
     return f"{type(adapter.method).__name__}{readout} for {_line(adapter.base_source) or 'a language model'}"
 
 
