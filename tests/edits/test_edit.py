@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lmtailor.base.views import NormView
 from lmtailor.core.errors import AdapterFileError
-from lmtailor.edits.edit import Context, Edit, freshness, per_row, trained
+from lmtailor.edits.edit import Context, Edit, counters_of, freshness, per_row, trained
 from lmtailor.edits.edits import Edits
 from lmtailor.edits.kinds import DenseWeight, HiddenEdit, SparseWeight
 from tests.edits.worn import Added, Shift, base_of, noise, wear
@@ -98,6 +98,22 @@ def test_what_was_made_is_out_of_date() -> None:
     assert freshness([tensor])[1]
     with torch.no_grad():
         assert not freshness([tensor])[1]
+
+
+def test_views_are_counted_by_what_they_are_views_of() -> None:
+    shelf, alone = torch.zeros(3, 2), torch.zeros(2)
+    views = [shelf[0], shelf[1], alone]
+    counters = counters_of(views)
+    assert len(counters) == 2
+    before = freshness(views, counters)[0]
+    assert freshness(views, counters)[0] == before
+    views[1].add_(1)
+    after = freshness(views, counters)[0]
+    assert after != before
+    alone.add_(1)
+    assert freshness(views, counters)[0] != after
+    leaf = shelf.detach()[2].requires_grad_()
+    assert freshness([leaf], counters_of([leaf]))[1]
 
 
 def test_two_edits_of_one_name_are_told_apart() -> None:

@@ -167,13 +167,28 @@ class Edit(ABC):
         return replace(self, **{n: getattr(self, n).index_select(0, slots) for n in names if getattr(self, n) is not None})
 
 
-def freshness(tensors: Sequence[Tensor]) -> tuple[Hashable, bool]:
+def freshness(tensors: Sequence[Tensor], counters: Sequence[Tensor] | None = None) -> tuple[Hashable, bool]:
     """A key that changes when what was made from trained tensors is out of date, and whether a gradient must flow to one.
 
     Besides the tensors' versions and whether they are being trained, the key has inference mode, whose tensors autograd refuses.
+
+    Args:
+        tensors: the trained ones.
+        counters: what `counters_of` gave for them, where it was asked once for many passes.
     """
     live = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
-    return (tuple([tensor._version for tensor in tensors]), live, torch.is_inference_mode_enabled()), live
+    counted = tensors if counters is None else counters
+    return (tuple([tensor._version for tensor in counted]), live, torch.is_inference_mode_enabled()), live
+
+
+def counters_of(tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Tensors whose versions are all that there are among these: views have the version of what they are views of.
+
+    Adapters that a bank has put side by side are views of a few tensors. To look at every one of them in every pass of a
+    large batch would take longer than some of the batch's products.
+    """
+    owners = (tensor if tensor._base is None else tensor._base for tensor in tensors)
+    return tuple({id(tensor): tensor for tensor in owners}.values())
 
 
 def _join(tensors: Sequence[Tensor], pads: tuple[int, ...], dtype: torch.dtype) -> Tensor:

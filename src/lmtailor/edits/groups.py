@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from lmtailor.core.errors import InputError
-from lmtailor.edits.edit import Edit, freshness
+from lmtailor.edits.edit import Edit, counters_of, freshness
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,7 @@ class Group:
         self._rows = tuple(rows)
         self._whole = whole
         self._tensors = tuple(tensor for edit in edits for tensor in edit.tensors)
+        self._counters = counters_of(self._tensors)
         self._index: Tensor | None = None
         self._stacked: Edit | None = None
         self._made_for: Hashable = None
@@ -78,7 +79,7 @@ class Group:
 
         It is made anew when it is no longer fresh, and whenever a gradient must flow through the stacking.
         """
-        key, live = freshness(self._tensors)
+        key, live = freshness(self._tensors, self._counters)
         if self._stacked is None or key != self._made_for or (live and len(self.edits) > 1):
             stacked = type(self.edits[0]).stack(self.edits, dtype=dtype)
             if len(self.edits) > 1 and self._slot_of_row is not None:

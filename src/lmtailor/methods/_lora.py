@@ -49,8 +49,7 @@ class LowRank(ProjectionEdit):
         if ctx.training and self.dropout:
             x_RTI = F.dropout(x_RTI, self.dropout)
         # The scale is applied where the numbers are fewest.
-        h_RTK = torch.bmm(x_RTI, a_RKI.transpose(1, 2)) * self.scale
-        return torch.baddbmm(y_RTO, h_RTK, b_ROK.transpose(1, 2))
+        return torch.baddbmm(y_RTO, _lowered(x_RTI, a_RKI) * self.scale, b_ROK.transpose(1, 2))
 
     @property
     def live(self) -> bool:
@@ -63,6 +62,13 @@ class LowRank(ProjectionEdit):
             with torch.no_grad(), torch.autocast(self.a_KI.device.type, enabled=False):
                 self.memo[name] = make()
         return self.memo[name]
+
+
+def _lowered(x_RTI: Tensor, a_RKI: Tensor) -> Tensor:
+    """A x of every row, (R, T, K). Of one token a row it is a matrix times a vector, which reads A faster as it lies."""
+    if x_RTI.shape[1] == 1:
+        return torch.bmm(a_RKI, x_RTI.transpose(1, 2)).transpose(1, 2)
+    return torch.bmm(x_RTI, a_RKI.transpose(1, 2))
 
 
 def principal(weight_OI: Tensor, rank: int, scale: float) -> tuple[Tensor, Tensor]:
