@@ -4,6 +4,7 @@ import io
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -15,12 +16,15 @@ from lmtailor.compare.compare import Comparison, compare, open_comparison
 from lmtailor.compare.default_plan import default_plan
 from lmtailor.compare.plan import Cell, Plan
 from lmtailor.compare.plan_file import plan_from_mapping
+from lmtailor.compare.report.answers import confusion
 from lmtailor.compare.report.examples import EACH, text_examples
 from lmtailor.core.errors import InputError, UnsupportedError
 from lmtailor.fit.training import Training
 from lmtailor.infer.decoding import Decoding
 from lmtailor.methods.lora import LoRA
 from lmtailor.methods.prefix import Prefix
+from lmtailor.readouts.span import Span
+from lmtailor.readouts.tagging import Tags
 from lmtailor.readouts.text import Text
 from lmtailor.tasks.metrics.text.evaluate import evaluate_texts, paired_text_difference
 from lmtailor.tasks.task import Task
@@ -274,3 +278,100 @@ def test_texts_that_are_too_large_are_refused(tmp_path: Path) -> None:
     with (tmp_path / TEXTS).open("wb") as file:
         file.truncate(LARGEST + 1)
     assert read_answers(tmp_path) is None
+
+
+def tagged(count: int, start: int = 0) -> list[dict[str, object]]:
+    things = {"movie": "N", "book": "N", "dog": "N", "was": "V", "is": "V", "good": "A", "bad": "A", "the": "D"}
+    texts = [
+        f"the {('movie', 'book', 'dog')[i % 3]} {('was', 'is')[i % 2]} {('good', 'bad')[i // 3 % 2]}"
+        for i in range(start, start + count)
+    ]
+    return [{"words": text, "tags": " ".join(things[word] for word in text.split(" "))} for text in texts]
+
+
+TAGGED = Plan(
+    cells=(
+        Cell(name="probe", readout=Tags(), training=SHORT, seeds=(0, 1)),
+        Cell(name="LoRA", readout=Tags(), method=LoRA(rank=2), training=SHORT, seeds=(0, 1)),
+    ),
+    batch_size=4,
+)
+
+
+@pytest.fixture(scope="module")
+def tags_done(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
+    task = Task.from_records(
+        train=tagged(12),
+        dev=tagged(6, 3),
+        test=[*tagged(8, 5), {"words": "you sat", "tags": "D V"}],
+        kind="labelling",
+        text="words",
+        label="tags",
+        metrics=["tag_accuracy"],
+        name="parts",
+    )
+    console = Console(file=io.StringIO(), width=100)
+    out = tmp_path_factory.mktemp("tags") / "out"
+    return compare(tiny_base("bert"), task, plan=TAGGED, out=out, console=console)
+
+
+def test_tags_are_compared_with_the_most_frequent_ones(tags_done: Comparison) -> None:
+    assert not tags_done.leaderboard.failures
+    (own,) = texts_of(tags_done, "most frequent tags")
+    assert own.predicted[0] == own.reference[0][0], "every word of these is in train with one tag"
+    assert own.predicted[-1] in {"A A", "N N", "V V", "D D"}, "unseen words get the one tag that is most frequent"
+    assert tags_done.leaderboard.row("most frequent tags").score.value > 0.9
+
+
+def test_confusions_of_tags_count_words(tags_done: Comparison, tmp_path: Path) -> None:
+    found = confusion(tags_done.leaderboard, tags_done.runs, "LoRA")
+    own = texts_of(tags_done, "LoRA")[0]
+    assert sum(line.n for line in found.lines) == sum(len(reference[0].split()) for reference in own.reference)
+    page = tags_done.to_html(tmp_path / "page.html").read_text()
+    assert "Rows are true tags" in page
+    assert 'class="word"' in page
+    assert "giving each word its most frequent tag" in page
+
+
+def spanned(count: int, start: int = 0) -> list[dict[str, object]]:
+    found: list[dict[str, object]] = []
+    for i in range(start, start + count):
+        thing = ("movie", "book", "dog", "cat", "review")[i % 5]
+        context = f"it was a {('good', 'bad', 'great')[i % 3]} {thing} and i love you"
+        answers = {"text": [thing], "answer_start": [context.index(thing)]}
+        found.append({"question": "is it?", "context": context, "answers": answers})
+    return found
+
+
+def test_spans_are_compared_with_the_whole_text(tmp_path: Path) -> None:
+    task = Task.from_records(
+        train=spanned(12),
+        dev=spanned(4, 12),
+        test=spanned(8, 16),
+        kind="span",
+        text=["question", "context"],
+        label="answers",
+        name="parts",
+    )
+    plan = Plan(
+        cells=(
+            Cell(name="head alone", readout=Span(), training=SHORT, seeds=(0,)),
+            Cell(name="LoRA", readout=Span(), method=LoRA(rank=2), training=SHORT, seeds=(0, 1)),
+        )
+    )
+    done = compare(tiny_base("bert"), task, plan=plan, out=tmp_path / "out", console=Console(file=io.StringIO(), width=100))
+    assert not done.leaderboard.failures
+    (own,) = texts_of(done, "whole text")
+    assert own.predicted[0] == task.split("test").examples[0].fields["context"]
+    assert own.asked[0].startswith("question: is it?\ncontext: ")
+    row = done.leaderboard.row("LoRA")
+    assert 0 <= row.score.value <= 1
+    assert "answering with the whole text" in done.to_html(tmp_path / "page.html").read_text()
+
+
+@pytest.mark.parametrize(("kind", "rows_of", "text", "label"), [("labelling", tagged, "words", "tags")])
+def test_without_a_plan_tags_are_read_by_every_method(kind: Any, rows_of: Any, text: str, label: str) -> None:
+    task = Task.from_records(train=rows_of(6), dev=rows_of(3), kind=kind, text=text, label=label)
+    plan = default_plan(tiny_base("bert"), task, name="tiny")
+    assert len(plan.cells) > 8
+    assert all(isinstance(cell.readout, Tags) for cell in plan.cells)

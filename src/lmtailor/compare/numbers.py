@@ -1,6 +1,16 @@
 """Numbers as people read them, the same in the terminal and in the report."""
 
 _PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+_NAMES = {
+    "bleu": "BLEU",
+    "nist": "NIST",
+    "meteor": "METEOR",
+    "cider": "CIDEr",
+    "rouge_1": "ROUGE-1",
+    "rouge_2": "ROUGE-2",
+    "rouge_l": "ROUGE-L",
+    "coco_rouge_l": "ROUGE-L (COCO)",
+}
 _NARROW = "\u202f"
 """A narrow space that does not break, between a number and its unit."""
 
@@ -74,8 +84,8 @@ def p_value(p: float) -> str:
 
 
 def metric_name(metric: str) -> str:
-    """A metric's name in running text: macro_f1 → macro-F1."""
-    return metric.replace("_f1", "-F1").replace("_", " ")
+    """A metric's name in running text: macro_f1 → macro-F1, rouge_l → ROUGE-L."""
+    return _NAMES.get(metric) or metric.replace("_f1", "-F1").replace("_", " ")
 
 
 def listed(items: list[str], last: str = "and") -> str:

@@ -86,8 +86,8 @@ def text_examples(board: Leaderboard, runs: Sequence[Run], chosen: str | None) -
     )
     worst = "All of them" if len(indices) == len(scores[first]) else "The worst, some of the middle and the best"
     caption = (
-        f"{worst} by the {metric_name(metric)} of {first} alone, which stands beside each answer; {len(indices)} of "
-        f"{len(scores[first])} of {board.about.split}, each route with its first seed."
+        f"{worst}, by the {metric_name(metric)} of {first}: {len(indices)} of {len(scores[first])} of {board.about.split}. "
+        f"Beside each route's name is the {metric_name(metric)} of that one answer; of several seeds the first one answers."
     )
     return Examples(lines=lines, caption=caption)
 
