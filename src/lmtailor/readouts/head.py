@@ -22,6 +22,7 @@ from lmtailor.base.base import Base
 from lmtailor.base.states import States
 from lmtailor.core.errors import InputError, UnsupportedError
 from lmtailor.readouts.batch import Batch, Encoded, InputForm, collate
+from lmtailor.readouts.featured import Featured
 from lmtailor.readouts.labels import READ_BY, LabelSet, column_texts
 from lmtailor.readouts.linear import block_number, linear_tensors, state_width
 from lmtailor.readouts.native import NativeHead, native_dropout, native_head, native_scores, native_tensors
@@ -122,7 +123,7 @@ class Head:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class HeadReading:
+class HeadReading(Featured):
     """A head bound to a base; see `Reading`."""
 
     readout: Head
@@ -208,15 +209,15 @@ class HeadReading:
         return collate(items, self.form)
 
     def features(self, base: Base, states: States, batch: Batch) -> Tensor:
-        """The pooled states (B, H), float32. Nothing trained here comes before them: of a frozen trunk they can be kept."""
+        """The pooled states (B, H), float32."""
         states_NTH = states.last_NTH if self.layer is None else states.layers[self.layer]
         return pool(self.pooled, states_NTH, batch, virtual=self.virtual)
 
-    def scores_from(self, features_BH: Tensor, *, training: bool = False) -> Tensor:
+    def scores_from(self, features_MH: Tensor, *, training: bool = False) -> Tensor:
         """Scores (B, C) of pooled states."""
         if self.native is not None:
-            return native_scores(self.native, self.tensors, features_BH, self.drop, training).float()
-        x = dropout(features_BH, self.drop, training)
+            return native_scores(self.native, self.tensors, features_MH, self.drop, training).float()
+        x = dropout(features_MH, self.drop, training)
         if self.readout.hidden is not None:
             x = torch.tanh(linear(x, self.tensors["hidden.weight"], self.tensors["hidden.bias"]))
             x = dropout(x, self.drop, training)

@@ -28,6 +28,7 @@ from lmtailor.base.base import Base
 from lmtailor.base.states import States
 from lmtailor.core.errors import InputError, UnsupportedError, near
 from lmtailor.readouts.batch import Batch, Encoded
+from lmtailor.readouts.featured import Featured
 from lmtailor.readouts.inquiry import Finding
 from lmtailor.readouts.labels import READ_BY, LabelSet, column_texts
 from lmtailor.readouts.linear import block_number, linear_tensors, state_width
@@ -122,7 +123,7 @@ class Tags:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class TagsReading(TokenReading):
+class TagsReading(TokenReading, Featured):
     """`Tags` bound to a base; see `Reading`."""
 
     inputs: PlainInputs
@@ -162,15 +163,21 @@ class TagsReading(TokenReading):
         targets = tuple(self.labels.index(tags[word]) for word in asked.seen)
         return (replace(asked.item, targets=(targets,)),) if targets else ()
 
-    def scores(self, base: Base, states: States, batch: Batch, *, training: bool = False, normalised: bool = False) -> Tensor:
-        """One row a word, one column a tag (M, C); see `Reading.scores`."""
+    def features(self, base: Base, states: States, batch: Batch) -> Tensor:
+        """The states of the words that are seen (M, H), float32."""
         states_NTH = self.read_from(states)
         extra = virtual_tokens(states_NTH, batch, self.virtual)
         if self.piece == "mean":
-            states_MH = mean_states(states_NTH[:, extra:], batch.read_NP)
-        else:
-            states_MH = read_states(states_NTH, batch, extra)[batch.read_NP >= 0]
-        scores_MC = self.linear(states_MH, training)
+            return mean_states(states_NTH[:, extra:], batch.read_NP)
+        return read_states(states_NTH, batch, extra)[batch.read_NP >= 0].float()
+
+    def scores_from(self, features_MH: Tensor, *, training: bool = False) -> Tensor:
+        """Scores (M, C) of words' states."""
+        return self.linear(features_MH, training)
+
+    def scores(self, base: Base, states: States, batch: Batch, *, training: bool = False, normalised: bool = False) -> Tensor:
+        """One row a word, one column a tag (M, C); see `Reading.scores`."""
+        scores_MC = self.scores_from(self.features(base, states, batch), training=training)
         return scores_MC.log_softmax(1) if normalised else scores_MC
 
     def _read(self, own: Sequence[int]) -> tuple[int, ...]:
