@@ -87,6 +87,7 @@ def test_what_is_malformed_is_named_with_its_line(tmp_path: Path, data: str, mes
     with pytest.raises(DataError, match=message) as raised:
         read_conllu(write(tmp_path, data))
     assert str(tmp_path / "a.conllu") in str(raised.value)
+    assert "?." not in str(raised.value)
 
 
 def test_a_packed_file_that_holds_too_much_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

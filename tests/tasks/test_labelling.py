@@ -3,6 +3,8 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from lmtailor.core.errors import DataError, InputError
 from lmtailor.tasks.card import task_from_files
@@ -108,6 +110,8 @@ def test_tags_are_declared_mapped_and_held_out() -> None:
             None,
             r"1 of 2 rows have no tags, or an empty one, .*row 2; the first is None",
         ),
+        ({"words": "a", "tags": "\u00a0x"}, None, r"tags in column 'tags' hold whitespace, in row 2"),
+        ({"words": "\u00a0", "tags": "x"}, None, r"rows have no words, or an empty one"),
         ({"words": "a", "tags": ["x y"]}, None, r"tags in column 'tags' hold whitespace, in row 2"),
         ({"words": "a\ud800", "tags": "x"}, None, r"holds surrogates"),
         ({"words": "a", "tags": "x"}, {"words": "a b b", "tags": "x z z"}, r"has the label 'z' \(2 words\), which train lacks"),
@@ -132,3 +136,31 @@ def test_a_mismatch_in_a_file_is_named_with_its_line(tmp_path: Path) -> None:
         DataError, match=r"a\.csv: 1 of 2 rows have another number of tags.*line 3; the first has 3 words and 1 tags"
     ):
         task_from_files(train=path, text="text", kind="labelling")
+
+
+@given(text=st.text(st.sampled_from("ab#O \t\n\r-\u00a0\u2028"), max_size=40), delimiter=st.sampled_from(["\t", " "]))
+def test_any_text_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory, text: str, delimiter: str) -> None:
+    path = tmp_path_factory.getbasetemp() / "any.conll"
+    path.write_text(text, encoding="utf-8", newline="")
+    try:
+        table = read_table(path, Format(delimiter=delimiter))
+    except DataError:
+        return
+    for words, tags in zip(table.column("text"), table.column("tags"), strict=True):
+        assert len(str(words).split(" ")) == len(str(tags).split(" "))
+
+
+TOKENS = st.one_of(
+    st.none(), st.text(max_size=3), st.integers(0, 2), st.lists(st.text(max_size=2) | st.integers(0, 2), max_size=3)
+)
+
+
+@given(rows=st.lists(st.fixed_dictionaries({"words": TOKENS, "tags": TOKENS}), min_size=1, max_size=3))
+def test_any_rows_are_a_task_or_refused(rows: list[dict[str, object]]) -> None:
+    try:
+        made = task(rows)
+    except InputError:
+        return
+    for example in made.split("train"):
+        assert len(example.fields["words"].split(" ")) == len(example.references[0].split(" "))
+        assert set(example.references[0].split()) <= set(made.labels)

@@ -338,7 +338,7 @@ def task_from_files(  # noqa: PLR0913 - what a card would say, as the command li
     )
     parts = {split: Part(table=read_table(file, form)) for split, file in files.items()}
     first = next(iter(files.values()), Path("task"))
-    return Task.from_parts(parts, schema, name=name or first.name.removesuffix(".gz").rsplit(".", 1)[0], metrics=metrics)
+    return Task.from_parts(parts, schema, name=name or Path(first.name.removesuffix(".gz")).stem, metrics=metrics)
 
 
 def _files(card: Card) -> list[str]:

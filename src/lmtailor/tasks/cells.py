@@ -104,7 +104,7 @@ def word_cells(table: Table, column: str, what: str) -> list[tuple[str, ...]]:
     """
     cells = table.column(column)
     found = [_items(cell) for cell in cells]
-    bad = [row for row, own in enumerate(found) if not own or not all(own)]
+    bad = [row for row, own in enumerate(found) if not own or not all(item.strip() for item in own)]
     if bad:
         raise DataError(
             f"{table.source}: {len(bad)} of {table.size} rows have no {what}, or an empty one, in column {column!r} "
@@ -113,7 +113,7 @@ def word_cells(table: Table, column: str, what: str) -> list[tuple[str, ...]]:
     broken = [row for row, own in enumerate(found) if not all(map(_is_unicode, own))]
     if broken:
         raise DataError(f"{table.source}: column {column!r} holds surrogates, which are no characters, in {table.where(broken)}.")
-    spaced = [row for row, own in enumerate(found) if what == "tags" and any(len(item.split()) > 1 for item in own)]
+    spaced = [row for row, own in enumerate(found) if what == "tags" and any(item.split() != [item] for item in own)]
     if spaced:
         raise DataError(f"{table.source}: tags in column {column!r} hold whitespace, in {table.where(spaced)}. Tags have none.")
     return found

@@ -142,7 +142,7 @@ def _sentences(path: Path, lines: Iterable[str]) -> Iterator[_Sentence]:
         else:
             wrong = sentence.take(line.removesuffix("\r").split("\t"), number)
         if wrong:
-            raise DataError(f"{path}: line {number} {wrong.removesuffix('.')}. This is no CoNLL-U.")
+            raise DataError(f"{path}: line {number} {wrong}{'' if wrong.endswith(('.', '?')) else '.'} This is no CoNLL-U.")
     if sentence.begun or sentence.comment:
         yield _checked(path, sentence)
 
