@@ -14,7 +14,7 @@ from lmtailor.compare.answers_file import LARGEST, TEXTS, read_answers, write_an
 from lmtailor.compare.cell import Job, Outcome, run_cell
 from lmtailor.compare.compare import Comparison, compare, open_comparison
 from lmtailor.compare.default_plan import default_plan
-from lmtailor.compare.plan import Cell, Plan
+from lmtailor.compare.plan import Budget, Cell, Plan
 from lmtailor.compare.plan_file import plan_from_mapping
 from lmtailor.compare.report.answers import confusion
 from lmtailor.compare.report.examples import EACH, text_examples
@@ -207,6 +207,19 @@ def test_sizes_are_drawn_without_labels(task: Task, tmp_path: Path) -> None:
     plan = replace(PLAN, cells=tuple(replace(PLAN.cells[0], name=f"LoRA {n}", examples=n, seeds=(0,)) for n in (3, 6)))
     comparison = run(task, tmp_path / "out", plan)
     assert not comparison.leaderboard.failures
+
+
+def test_seeds_with_dev_sets_of_their_own_are_measured_on_their_own_references(tmp_path: Path) -> None:
+    few = Task.from_records(train=rows(24), kind="generation", text="about", label="said", metrics=["rouge_l"])
+    plan = replace(PLAN, cells=(PLAN.cells[0],), budget=Budget(shots=3))
+    comparison = run(few, tmp_path / "out", plan)
+    own = texts_of(comparison, "LoRA", "dev")
+    assert len(own) == 2
+    assert own[0].reference != own[1].reference
+    values = [evaluate_texts(["rouge_l"], one.predicted, one.reference)["rouge_l"].value for one in own]
+    row = comparison.leaderboard.row("LoRA")
+    assert row.score.value == pytest.approx(sum(values) / 2)
+    assert (row.score.n, row.to_baseline is not None) == (3, True)
 
 
 def test_a_plan_says_how_text_is_written() -> None:
