@@ -187,6 +187,23 @@ def test_batches_are_nearly_full_and_change_with_the_epoch() -> None:
     assert len(again & set(map(frozenset, batches))) < 0.1 * len(batches)
 
 
+@pytest.mark.parametrize("family", ["llama", "t5"])
+def test_dev_is_scored_with_shared_inputs_too(family: str) -> None:
+    task = Task.from_records(train=ROWS, dev=ROWS, kind="generation", text="about", label="said")
+    found, ran = [], []
+    for share in (True, False):
+        base = tiny_base(family)
+        seen, handle = trunk_tokens(base)
+        training = Training(max_steps=1, batch_size=4, lr=1e-7, share_inputs=share, eval_every=1)
+        adapter = fit(base, task, method=LoRA(rank=2), readout=READOUT, training=training)
+        handle.remove()
+        found.append(adapter.provenance["history"][0]["scores"]["perplexity"])
+        ran.append(sum(seen[1:3]))
+    # The one step learns from other examples, at a rate that moves nothing.
+    assert found[0] == pytest.approx(found[1], rel=1e-4)
+    assert ran[0] < 0.7 * ran[1]
+
+
 def test_where_sharing_is_not_exact_it_is_refused_with_the_reason() -> None:
     training = Training(max_steps=1, share_inputs=True)
     loreft = method_class("loreft")()

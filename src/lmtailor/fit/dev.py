@@ -26,7 +26,13 @@ RESAMPLES = 200
 
 
 def dev_scores(
-    task: Task, items: Sequence[Encoded], source: Source, batch_size: int, inquiries: Sequence[Inquiry] = ()
+    task: Task,
+    items: Sequence[Encoded],
+    source: Source,
+    batch_size: int,
+    inquiries: Sequence[Inquiry] = (),
+    *,
+    together: bool = False,
 ) -> Scores:
     """The task's metrics on its dev split; of texts that are written, perplexity.
 
@@ -36,9 +42,10 @@ def dev_scores(
         source: scores them.
         batch_size: items in a batch.
         inquiries: how answers are read, where one pass gives texts; the items are theirs.
+        together: whether the references of one input stand together, for a source that runs it once.
     """
     if task.kind == "generation":
-        rows = token_rows(items, source, batch_size)
+        rows = token_rows(items, source, batch_size, together=together)
         log_p = [float(own.double().sum()) for own in rows]
         return Scores([perplexity(log_p, [item.units for item in items], resamples=RESAMPLES)])
     rows = _rows(items, source, batch_size, lambda scores_MC, _: scores_MC)

@@ -22,7 +22,7 @@ from lmtailor.fit.kernels import fast_kernels
 from lmtailor.fit.measure import choose_trained
 from lmtailor.fit.member import Job, Member
 from lmtailor.fit.modes import set_eval, set_training, trained_modules
-from lmtailor.fit.source import Narrowed, Source, WholeModel, autocast, make_source
+from lmtailor.fit.source import Narrowed, Source, WholeModel, autocast, make_source, why_not_shared
 from lmtailor.fit.training import Training
 from lmtailor.fit.watch import Watch
 from lmtailor.infer.shared import score_together
@@ -108,9 +108,8 @@ class Loop:
             training, edits = member.training, member.adapter.edits
             shared = training.share_inputs
             source, note = make_source(attached, edits, member.reading, member.train, training, folder=folder, shared=shared)
-            dev = make_source(attached, edits, member.reading, member.dev, training, folder=folder)[0] if member.dev else None
             member.notes = (*own, note)
-            return [source], [dev]
+            return [source], [self._dev_source(attached, member, folder)]
         found: list[Source | None] = []
         for slot, (member, own) in enumerate(zip(self.members, notes, strict=True)):
             whole = WholeModel(attached, member.reading, member.dev, autocast(self.base, self.training), slot=slot)
@@ -137,6 +136,14 @@ class Loop:
                     member.progress.seconds = before[slot] + time.monotonic() - clock
             if any(self.members[slot].to_save for slot in active):
                 self._save()
+
+    def _dev_source(self, attached: Attached, member: Member, folder: Path | None) -> Source | None:
+        """Where the dev scores of a single member come from; inputs are shared as in training, where its own are short enough."""
+        if not member.dev:
+            return None
+        edits, reading, training = member.adapter.edits, member.reading, member.training
+        shared = training.share_inputs and why_not_shared(self.base, edits, reading, member.dev) is None
+        return make_source(attached, edits, reading, member.dev, training, folder=folder, shared=shared)[0]
 
     def _ask(self, attached: Attached, slot: int) -> None:
         """Ask the held-out tasks of a member, if it has any."""

@@ -291,7 +291,10 @@ class Member:
     def evaluate(self, dev: Source | None) -> None:
         """Score dev, keep the best weights, and see whether to stop."""
         progress = self.progress
-        scores = Scores([]) if dev is None else dev_scores(self.task, self.dev, dev, 2 * self.training.batch_size, self.inquiries)
+        size, together = 2 * self.training.batch_size, self.training.share_inputs
+        scores = Scores([])
+        if dev is not None:
+            scores = dev_scores(self.task, self.dev, dev, size, self.inquiries, together=together)
         better = dev is not None and self._is_better(scores)
         loss = progress.loss_sum / max(1, progress.loss_count)
         progress.loss_sum, progress.loss_count = 0.0, 0

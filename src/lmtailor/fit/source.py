@@ -146,8 +146,8 @@ def make_source(
         UnsupportedError: they are to, and cannot.
     """
     base = attached.base
-    if shared:
-        check_shared(base, edits, reading, items)
+    if shared and (why := why_not_shared(base, edits, reading, items)) is not None:
+        raise UnsupportedError(f"training.share_inputs cannot run equal inputs once here: {why}. Set it to false.")
     whole = WholeModel(attached, reading, items, autocast(base, training), shared=shared)
     if not training.cache_trunk:
         return whole, "the trunk is not cached (training.cache_trunk is false)"
@@ -168,20 +168,12 @@ def make_source(
     return source, f"the first {count} of {blocks} blocks are frozen: they ran once an example ({need / 1e6:.0f} MB kept{where})"
 
 
-def check_shared(base: Base, edits: Edits, reading: Reading, items: Sequence[Encoded]) -> None:
-    """Refuse to share inputs where that is not exact.
-
-    Raises:
-        UnsupportedError: it is not.
-    """
+def why_not_shared(base: Base, edits: Edits, reading: Reading, items: Sequence[Encoded]) -> str | None:
+    """Why equal inputs cannot run once with the same result, as the end of a sentence; None where they can."""
     if base.kind == "encoder-decoder":
         prompted = any(isinstance(edit, PromptEdit) for edit in edits)
-        why = "its virtual tokens stand in every row" if prompted else "rows run more than once" if edits.mixed else None
-    else:
-        longest = virtual_tokens(edits) + len(reading.prompt()) + max(item.length for item in items)
-        why = why_not_packed(base, edits, longest)
-    if why is not None:
-        raise UnsupportedError(f"training.share_inputs cannot run equal inputs once here: {why}. Set it to false.")
+        return "its virtual tokens stand in every row" if prompted else "rows run more than once" if edits.mixed else None
+    return why_not_packed(base, edits, virtual_tokens(edits) + len(reading.prompt()) + max(item.length for item in items))
 
 
 def _pooled(whole: WholeModel, reading: HeadReading, training: Training, progress: Progress | None) -> PooledFeatures:

@@ -2,11 +2,10 @@
 
 from collections.abc import Sequence
 
-from lmtailor.core.errors import UnsupportedError
 from lmtailor.fit.callbacks.callback import Asked, HearsAsked
 from lmtailor.fit.dev import RESAMPLES, token_rows
 from lmtailor.fit.member import Member
-from lmtailor.fit.source import Source, check_shared
+from lmtailor.fit.source import Source, why_not_shared
 from lmtailor.infer.watched import Watching
 from lmtailor.readouts.batch import Encoded
 
@@ -29,11 +28,7 @@ class Watch:
 
     def shares(self) -> bool:
         """Whether the choices of an example can share its input's pass, exactly."""
-        try:
-            check_shared(self.member.base, self.member.adapter.edits, self.member.reading, self.items)
-        except UnsupportedError:
-            return False
-        return True
+        return why_not_shared(self.member.base, self.member.adapter.edits, self.member.reading, self.items) is None
 
     def ask(self, source: Source) -> None:
         """Score them, note the scores in the fit's progress, and tell listeners.
