@@ -22,8 +22,8 @@ from lmtailor.fit.training import Training
 from lmtailor.infer.packing import why_not_packed
 from lmtailor.infer.passes import shared_states
 from lmtailor.infer.score import Progress, by_length
-from lmtailor.readouts.batch import Batch, Encoded
-from lmtailor.readouts.head import HeadReading
+from lmtailor.readouts.batch import Batch, Encoded, by_item
+from lmtailor.readouts.featured import Featured
 from lmtailor.readouts.readout import Reading
 from lmtailor.store.adapter import virtual_tokens
 
@@ -104,14 +104,14 @@ class CachedTrunk:
 class PooledFeatures:
     """Nothing below the head is trained: its input is computed once, and a step is a step of the head alone."""
 
-    def __init__(self, reading: HeadReading, items: Sequence[Encoded], features_NF: Tensor, device: torch.device) -> None:
-        self.reading, self.items, self.features_NF, self.device = reading, items, features_NF, device
+    def __init__(self, whole: WholeModel, reading: Featured, features: Sequence[Tensor]) -> None:
+        """The features (units, F) are those of each item."""
+        self.whole, self.reading, self.features = whole, reading, features
 
     def scores(self, indices: Sequence[int], *, training: bool) -> tuple[Tensor, Batch]:
         """Run the head."""
-        batch = self.reading.collate([self.items[i] for i in indices]).to(self.device)
-        features = self.features_NF[torch.tensor(list(indices), device=self.device)]
-        return self.reading.scores_from(features, training=training), batch
+        batch = self.whole.reading.collate([self.whole.items[i] for i in indices]).to(self.whole.attached.base.device)
+        return self.reading.scores_from(torch.cat([self.features[i] for i in indices]), training=training), batch
 
 
 def autocast(base: Base, training: Training) -> torch.autocast:
@@ -151,7 +151,7 @@ def make_source(
     whole = WholeModel(attached, reading, items, autocast(base, training), shared=shared)
     if not training.cache_trunk:
         return whole, "the trunk is not cached (training.cache_trunk is false)"
-    if not edits and isinstance(reading, HeadReading):
+    if not edits and isinstance(reading, Featured):
         return _pooled(
             whole, reading, training, progress
         ), f"the trunk is frozen: features of {len(items):,} examples were computed once"
@@ -176,21 +176,18 @@ def why_not_shared(base: Base, edits: Edits, reading: Reading, items: Sequence[E
     return why_not_packed(base, edits, virtual_tokens(edits) + len(reading.prompt()) + max(item.length for item in items))
 
 
-def _pooled(whole: WholeModel, reading: HeadReading, training: Training, progress: Progress | None) -> PooledFeatures:
-    base, items, done = whole.attached.base, whole.items, 0
-    out: Tensor | None = None
+def _pooled(whole: WholeModel, reading: Featured, training: Training, progress: Progress | None) -> PooledFeatures:
+    base, items = whole.attached.base, whole.items
+    found: dict[int, Tensor] = {}
     with torch.no_grad(), whole.autocast:
         for indices in by_length(items, training.batch_size):
-            batch = reading.collate([items[i] for i in indices]).to(base.device)
+            batch = whole.reading.collate([items[i] for i in indices]).to(base.device)
             states = whole.attached.own_states(0, whole.attached.states(batch.inputs, batch.answer_N))
             features = reading.features(base, states, batch).float()
-            out = features.new_empty(len(items), features.shape[1]) if out is None else out
-            out[torch.tensor(indices, device=base.device)] = features
-            done += len(indices)
+            found.update(zip(indices, by_item(features, [items[i] for i in indices]), strict=True))
             if progress is not None:
-                progress(done, len(items))
-    assert out is not None
-    return PooledFeatures(reading, items, out, base.device)
+                progress(len(found), len(items))
+    return PooledFeatures(whole, reading, [found[i] for i in range(len(items))])
 
 
 def _cached(
