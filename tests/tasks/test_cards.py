@@ -14,7 +14,11 @@ PAGE = (CARDS / "README.md").read_text(encoding="utf-8")
 NAMES = sorted(path.stem for path in CARDS.glob("*.toml"))
 LISTED = dict(re.findall(r"^\| `(\w+)\.toml` \|.*\| ([^|]+) \|$", PAGE, flags=re.MULTILINE))
 
-OTHERS = {"sst2": {"imdb": 1000, "yelp": 800}, "webnlg2017": {"seen": 971, "unseen": 891}}
+OTHERS = {
+    "sst2": {"imdb": 1000, "yelp": 800},
+    "snli": {"official_dev": 9842, "official_test": 9824},
+    "webnlg2017": {"seen": 971, "unseen": 891},
+}
 TEXTS = {"e2e": 9365, "webnlg2017": 18025 + 2258 + 4928, "samsum": 818 + 819, "xsum": 1000, "alpaca_sample": 999}
 
 

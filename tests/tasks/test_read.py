@@ -58,6 +58,23 @@ def test_surplus_fields(write: Write) -> None:
         read(write("{}", "a.jsonl"), surplus=True)
 
 
+def test_lines_and_files_beside(write: Write) -> None:
+    path = write("a, b\r\nc\n", "train.source")
+    write("x\ny", "train.target")
+    write("1\n0\n", "labels.source")
+    form = {"format": "lines", "beside": {"said": ".target", "label": "labels"}}
+    assert read(path, **form) == {"text": ["a, b", "c"], "said": ["x", "y"], "label": ["1", "0"]}
+    write("x\ny\n\n", "train.target")
+    with pytest.raises(DataError, match=r"train\.source has 2 lines, but .*train\.target has 3"):
+        read(path, **form)
+    with pytest.raises(InputError, match=r"'text' is the column of train\.source itself"):
+        read(path, format="lines", beside={"text": ".target"})
+    with pytest.raises(InputError, match=r"Cannot read .*train\.nothing"):
+        read(path, format="lines", beside={"said": ".nothing"})
+    with pytest.raises(InputError, match="csv files have no option beside"):
+        read(write("a\n1"), beside={"said": ".target"})
+
+
 def test_jsonl(write: Write) -> None:
     path = write('{"s": "a\u2028b", "n": 1}\n\n{"s": null, "m": [1]}\r\n', "a.JSONL")
     assert read(path) == {"s": ["a\u2028b", None], "n": [1, None], "m": [None, [1]]}

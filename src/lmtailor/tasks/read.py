@@ -12,6 +12,7 @@ from lmtailor.tasks.formats.conllu import read_conllu
 from lmtailor.tasks.formats.delimited import read_delimited
 from lmtailor.tasks.formats.json_list import read_json
 from lmtailor.tasks.formats.jsonl import read_jsonl
+from lmtailor.tasks.formats.lines import read_lines
 from lmtailor.tasks.formats.nested import read_nested
 from lmtailor.tasks.formats.parquet import read_parquet
 from lmtailor.tasks.formats.squad import read_squad
@@ -46,6 +47,7 @@ _OPTIONS: Mapping[FormatName, tuple[str, ...]] = {
     "squad": ("encoding",),
     "webnlg": ("encoding",),
     "dart": ("encoding",),
+    "lines": ("encoding", "beside"),
 }
 """The options that each format has."""
 
@@ -81,6 +83,8 @@ class Format:
     """Names of the columns of a CSV or TSV file whose first line is data, and of a CoNLL file; None in the latter: text, tags."""
     quoting: bool = True
     """Whether double quotes enclose fields of CSV and TSV; False: they are plain characters."""
+    beside: Mapping[str, str] = field(default_factory=dict)
+    """Of lines: further column -> its file in the same folder, another suffix (".target") or another stem ("labels")."""
     surplus: bool = False
     """Whether rows of CSV and TSV may have more fields than there are columns, which are dropped."""
     rename: Mapping[str, str] = field(default_factory=dict)
@@ -119,7 +123,7 @@ def read_table(path: Path, form: Format | None = None) -> Table:
         raise InputError(f"Cannot read {path}: {found}.")
     kind = format_of(path, form)
     default = Format()
-    for option in ("encoding", "delimiter", "header", "quoting", "surplus"):
+    for option in ("encoding", "delimiter", "header", "quoting", "surplus", "beside"):
         if option not in _OPTIONS[kind] and getattr(form, option) != getattr(default, option):
             raise InputError(f"{path}: {kind} files have no option {option}. Leave it out.")
     table = _read(path, kind, form)
@@ -140,6 +144,8 @@ def _read(path: Path, kind: FormatName, form: Format) -> Table:
         )
     if kind == "conll":
         return read_conll(path, delimiter=tab, encoding=form.encoding, header=form.header)
+    if kind == "lines":
+        return read_lines(path, encoding=form.encoding, beside=form.beside)
     if kind == "parquet":
         return read_parquet(path)
     return _READERS[kind](path, encoding=form.encoding)
