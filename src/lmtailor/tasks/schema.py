@@ -32,7 +32,9 @@ class Schema:
     """One text column, or two for a pair; of labelling the words, with one space between or as lists; of a span the question and
     the text that has the answer."""
     label: str
-    """The column of labels, of tags (with one space between, or lists), or of references."""
+    """The column of labels; of labelling the words' tags, with one space between or as lists; of generation a text or a list of
+    texts, where rows of the same texts are one example; of a span a list of mappings with the "text" and the "answer_start" of
+    answers in the last text column."""
     extra: tuple[str, ...] = ()
     """Further columns to keep, for patterns. They may hold empty cells."""
     labels: tuple[str, ...] | None = None

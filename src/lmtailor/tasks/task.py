@@ -227,9 +227,7 @@ class Task:
         Args:
             text: the text column, or two for a pair.
             label: the column of labels. Labels that are numbers are written out: 1 is the label "1".
-            kind: see `TaskKind`. In generation a label is a text or a list of texts, and rows of the same texts are one example.
-                In labelling the text is words and the label their tags, with one space between or as lists. In a span the label
-                is a list of mappings with the "text" and the "answer_start" of answers in the last text column.
+            kind: see `TaskKind`, and `Schema` for what their columns hold.
             train: rows to learn from.
             dev: rows that choose checkpoints.
             test: rows that are scored at the end.
