@@ -4,7 +4,8 @@ All sides learn from the same token ids in as many steps, from the same start, b
 is all of `lt.fit`; the others' tokens are made before their clock starts. Peers batch in a shuffled order, as they do by
 themselves; PEFT's loop is also run on the very batches of ours, on which the losses of all steps are compared.
 
-With --references all, an example is a meaning with all its references. Memory is that of fits in processes of their own.
+With --references all, an example is a meaning with all its references. Memory is that of fits of two batches in processes of
+their own.
 """
 
 import argparse
@@ -297,7 +298,7 @@ def resident() -> int:
 
 
 def memory_of(name: str, arguments: argparse.Namespace) -> dict[str, float]:
-    """The largest memory above that of the loaded base (MB), of one side in a process of its own."""
+    """The largest memory above that of the loaded base (MB), of one side in a process of its own, over two batches."""
     command = [
         sys.executable,
         __file__,
@@ -306,7 +307,7 @@ def memory_of(name: str, arguments: argparse.Namespace) -> dict[str, float]:
         "--measure",
         name,
         "--examples",
-        str(arguments.examples),
+        str(min(arguments.examples, 2 * arguments.batch)),
     ]
     command += ["--batch", str(arguments.batch), "--references", arguments.references, "--threads", str(arguments.threads)]
     out = subprocess.run(command, capture_output=True, text=True, check=True).stdout  # noqa: S603 - this script itself
@@ -380,7 +381,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", help="a causal model whose projections are q_proj and v_proj, such as SmolLM2-135M")
     parser.add_argument("data", help="a folder with E2E's devset.csv")
-    parser.add_argument("--examples", type=int, default=48, help="references to learn from")
+    parser.add_argument("--examples", type=int, default=40, help="references to learn from")
     parser.add_argument("--references", choices=["one", "all"], default="one", help="a meaning's, in the same batches")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--threads", type=int, default=2)
