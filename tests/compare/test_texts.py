@@ -388,3 +388,37 @@ def test_without_a_plan_tags_are_read_by_every_method(kind: Any, rows_of: Any, t
     plan = default_plan(tiny_base("bert"), task, name="tiny")
     assert len(plan.cells) > 8
     assert all(isinstance(cell.readout, Tags) for cell in plan.cells)
+
+
+def test_a_metric_that_cannot_be_measured_is_told_before_anything_is_fitted(tmp_path: Path) -> None:
+    task = Task.from_records(
+        train=tagged(6), dev=tagged(3), kind="labelling", text="words", label="tags", metrics=["tag_accuracy", "span_f1"]
+    )
+
+    def never(job: Job) -> Outcome:
+        raise AssertionError(job.cell.name)
+
+    with pytest.raises(InputError, match="Spans are read from tags such as"):
+        compare(
+            tiny_base("bert"),
+            task,
+            plan=TAGGED,
+            out=tmp_path / "out",
+            console=Console(file=io.StringIO()),
+            runner=never,
+        )
+
+
+def test_a_run_whose_answers_cannot_be_measured_stops_no_other(task: Task, tmp_path: Path) -> None:
+    def empties(job: Job) -> Outcome:
+        done = run_cell(job)
+        if job.cell.name != "LoRA" or job.seed != 0:
+            return done
+        one = done.answers["test"]
+        assert isinstance(one, Texts)
+        return replace(done, answers={**done.answers, "test": replace(one, reference=((),) * len(one.asked))})
+
+    comparison = run(task, tmp_path / "out", runner=empties)
+    assert [(record.cell, record.seed) for record in comparison.leaderboard.failures] == [("LoRA", 0)]
+    assert "has no reference" in (comparison.leaderboard.failures[0].reason or "")
+    assert comparison.leaderboard.row("LoRA").seeds == (1,)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmtailor.core.errors import InputError
-from lmtailor.tasks.example import TEXT_KINDS, Example, TaskKind
+from lmtailor.tasks.example import TEXT_KINDS, Example
 from lmtailor.tasks.metrics import PairedTest, Score, Scores, evaluate_predictions, paired_difference
 from lmtailor.tasks.metrics.means import mean_scores
 from lmtailor.tasks.metrics.text.metric import Floats
@@ -100,17 +100,22 @@ def difference(metric: str, a: Sequence[AnyAnswers], b: Sequence[AnyAnswers], *,
     return paired_difference(metric, a_SN, b_SN, truth_a, truth_b, resamples=resamples)
 
 
-def check_rankable(metrics: Sequence[str], kind: TaskKind) -> None:
-    """See that answers alone give the metrics.
+def check_measurable(task: Task, split: str) -> None:
+    """See before anything is fitted that answers alone give the metrics: those that are texts are tried on one reference.
 
     Raises:
-        InputError: perplexity, which is of a model's probabilities.
+        InputError: perplexity, which is of a model's probabilities; or what a metric says, such as METEOR where there is no Java.
     """
-    if kind in TEXT_KINDS and PERPLEXITY in metrics:
+    if task.kind not in TEXT_KINDS:
+        return
+    if PERPLEXITY in task.metrics:
         raise InputError(
             "A comparison measures what routes answer, and perplexity is of a model's own probabilities. Name other metrics; the "
             "perplexity on dev is in the report's curves, and `lmtailor eval --metric perplexity` measures an adapter's."
         )
+    for own in task.split(split).references[:1]:
+        for metric in task.metrics:
+            text_statistics(metric, own[:1], [own])
 
 
 def _stacked(seeds: Sequence[AnyAnswers]) -> tuple[Numbers, Numbers]:

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from lmtailor.base.base import Base
 from lmtailor.base.load import load_base
-from lmtailor.compare.answers import check_rankable
+from lmtailor.compare.answers import check_measurable
 from lmtailor.compare.baseline import baseline_words
 from lmtailor.compare.cell import Runner, run_cell
 from lmtailor.compare.commands import Commands, commands
@@ -150,6 +150,7 @@ def compare(
     task = _measured(chosen, task)
     seen = budgeted(task, chosen.budget, chosen.cells[0].seeds[0])
     split = _ranking_split(seen)
+    check_measurable(seen, split)
     check_sizes(chosen.cells, seen, chosen.budget)
     check_study(chosen, seen)
     used = _used_bases(chosen, given)
@@ -192,11 +193,10 @@ def _measured(plan: Plan, task: Task) -> Task:
     """The task with the plan's metrics, if it names any.
 
     Raises:
-        InputError: a metric that answers do not give, or `decoding` where nothing is written.
+        InputError: `decoding` where nothing is written.
     """
     if plan.metrics:
         task = replace(task, metrics=plan.metrics)
-    check_rankable(task.metrics, task.kind)
     if plan.decoding is not None and task.kind != "generation":
         raise InputError(f"[decoding] says how text is written, and the task {task.name} is of {task.kind}. Leave it out.")
     return task

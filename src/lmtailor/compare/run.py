@@ -229,11 +229,11 @@ class _Session:
             )
             with memory:
                 outcome = self.runner(job)
+            return self._done(job.task, place, blank, outcome, memory)
         except Exception as error:  # noqa: BLE001 - one cell must not take the others with it
             write_text(place.path / "error.txt", "".join(traceback.format_exception(error)))
             reason = str(error) if isinstance(error, LMTailorError) else f"{type(error).__name__}: {error}"
             return Run(record=replace(blank, reason=reason, provenance={**blank.provenance, "ended": now()}))
-        return self._done(self.tasks[seed, cell.examples], place, blank, outcome, memory)
 
     def _refuse_late(self, spent: float) -> None:
         total = self.plan.budget.total_seconds

@@ -125,9 +125,9 @@ def _date(runs: Sequence[Run]) -> str:
 _KINDS: Mapping[TaskKind, str] = {
     "classification": "{labels} labels",
     "regression": "a number for each text",
-    "generation": "texts that are written",
+    "generation": "an answer written to each text",
     "labelling": "{labels} tags of words",
-    "span": "parts of texts as answers",
+    "span": "a part of each text as its answer",
 }
 
 
