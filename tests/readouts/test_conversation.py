@@ -1,6 +1,7 @@
 """Chat: the text is the template's own, what is learned is what the assistant says, and nothing else."""
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,8 @@ from lmtailor.tasks.task import Task
 from lmtailor.tasks.turns import Turn, turns_text
 from tests.tiny import tiny_base, tiny_model, tiny_tokenizer
 
-SMOL = Path("/tmp/smol")
+SMOL = os.environ.get("LMTAILOR_SMOLLM2", "")
+"""A folder of SmolLM2 as transformers has it."""
 TEMPLATE = "{% for m in messages %}<s>{{ m.role }}\n{{ m.content }}</s>\n{% endfor %}" + (
     "{% if add_generation_prompt %}<s>assistant\n{% endif %}"
 )
@@ -217,7 +219,7 @@ def test_a_chat_is_fitted_stored_and_answers(tmp_path: Path) -> None:
     assert [answer.text for answer in answers] == ["no", "it was  very good"]
 
 
-@pytest.mark.skipif(not SMOL.is_dir(), reason="SmolLM2's tokenizer is absent")
+@pytest.mark.skipif(not SMOL, reason="LMTAILOR_SMOLLM2 names no folder of SmolLM2")
 def test_smollm2s_own_template_is_met_token_by_token() -> None:
     tokenizer = AutoTokenizer.from_pretrained(SMOL)
     turns = [
@@ -244,5 +246,11 @@ def test_smollm2s_own_template_is_met_token_by_token() -> None:
     pieces = ConversationPieces(writer=writer, column="c", tokenizer=tokenizer, system=None, limit=8192)
     (item,) = pieces.items(Example(id="x", fields={"c": "Hi"}, references=("  Yo",)))
     assert decoded(tokenizer, item.targets[0]) == " Yo<|im_end|>"  # the first space is one token with the line break before it
+    apart = ConversationPieces(writer=PlainTurns(tokenizer), column="c", tokenizer=tokenizer, system=None, limit=8192)
+    example = Example(id="x", fields={"c": turns_text(turns[1:4])}, references=('": x',))
+    (item,) = apart.items(example)
+    assert decoded(tokenizer, item.targets[0]) == turns[2].content + '<|im_end|>": x<|im_end|>'
+    asked = apart.input(example, 64).sequences[0]
+    assert item.sequences[0][: len(asked)] == asked
     plain = PlainTurns(tokenizer).script([Turn(role="user", content="Hi"), Turn(role="assistant", content="Yo")], asks=False)
     assert plain.text.endswith("### Instruction:\nHi\n\n### Response:Yo<|im_end|>")

@@ -18,7 +18,8 @@ The text is one of two:
 
     With an input a part "### Input:" with it stands before the response, and the first sentence says so. What a system says takes
     the first sentence's place; further turns follow after an empty line. In a template an input follows its instruction after
-    an empty line.
+    an empty line. Where a tokenizer would write an answer's beginning together with the colon before it, the two are tokenised
+    apart, as they are when the answer is written.
 
 Where an assistant's turn stands in a template's text is seen and not guessed: the template is rendered again with another word in
 its place, and what differs is the turn. A template in which that does not hold, or which ends a turn without a special token, is
@@ -29,7 +30,7 @@ An infix stands before a conversation's first answer in training, and before the
 
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import Generator
 from transformers import PreTrainedTokenizerBase
@@ -119,6 +120,9 @@ class PlainTurns:
 
     tokenizer: PreTrainedTokenizerBase
 
+    divides: ClassVar[bool] = True
+    """Whether turns are tokenised apart where a tokenizer would write their beginnings together with the marks before them."""
+
     @property
     def lead(self) -> tuple[int, ...]:
         """The tokens that a text begins with."""
@@ -147,6 +151,8 @@ class TemplateTurns:
 
     tokenizer: PreTrainedTokenizerBase
     end: int
+    divides: ClassVar[bool] = False
+    """See `PlainTurns`; a template's tokens are those of its whole text."""
 
     @property
     def lead(self) -> tuple[int, ...]:
@@ -205,12 +211,13 @@ class ConversationPieces:
             InputError: the column is missing, the template refuses the turns, or nothing fits.
         """
         turns = self._turns(example)
-        shown, ids, cut = self._within(turns, self.limit - room, example, asks=True)
+        shown, whole, cut = self._within(turns, self.limit - room, example, asks=True)
+        ids = whole.ids
         last = max(i for i, turn in enumerate(shown) if turn.role == "user")
 
         def tokenise(values: Mapping[str, str]) -> Gapped:
             asked = [*shown[:last], replace(shown[last], content=values["content"]), *shown[last + 1 :]]
-            own = self._ids(asked, example)
+            own = self._tokens(asked, example, asks=True).ids
             return Gapped(ids=own, gap=len(own))
 
         if len(ids) > self.limit - room:
@@ -232,21 +239,19 @@ class ConversationPieces:
 
     def _item(self, turns: list[Turn], example: Example) -> Encoded:
         """A whole conversation, and its assistant's tokens."""
-        shown, ids, cut = self._within(turns, self.limit, example, asks=False)
-        learned = self._learned(shown, example)
-        kept = [place for place in learned if place < self.limit]
+        _, whole, before = self._within(turns, self.limit, example, asks=False)
+        kept = [place for place in whole.learned if place < self.limit]
         if not kept:
             raise DataError(
-                f"{_place(example)}: the conversation has {len(ids)} tokens, {self.limit} fit, and nothing of what the assistant "
-                "says is among them. Shorten what is asked, raise max_length, or remove the record."
+                f"{_place(example)}: the conversation has {len(whole.ids)} tokens, {self.limit} fit, and nothing of what the "
+                "assistant says is among them. Shorten what is asked, raise max_length, or remove the record."
             )
-        cut += max(0, learned[-1] + 1 - self.limit)
         return Encoded(
-            sequences=(ids[: kept[-1]],),
+            sequences=(whole.ids[: kept[-1]],),
             read=(tuple(place - 1 for place in kept),),
-            targets=(tuple(ids[place] for place in kept),),
+            targets=(tuple(whole.ids[place] for place in kept),),
             units=len(kept),
-            cut=cut,
+            cut=before + max(0, whole.learned[-1] + 1 - self.limit),
             id=example.id,
         )
 
@@ -258,37 +263,60 @@ class ConversationPieces:
             raise InputError(f"{_place(example)}: no user says anything.")
         return turns
 
-    def _within(
-        self, turns: Sequence[Turn], limit: int, example: Example, *, asks: bool
-    ) -> tuple[list[Turn], tuple[int, ...], int]:
+    def _within(self, turns: Sequence[Turn], limit: int, example: Example, *, asks: bool) -> tuple[list[Turn], "Tokens", int]:
         """The turns that are left when the oldest exchanges went, all but the last; their tokens, and how many were cut off."""
         shown = list(turns)
-        ids = whole = self._ids(shown, example, asks=asks)
-        while len(ids) > limit:
+        now = whole = self._tokens(shown, example, asks=asks)
+        while now.needed > limit:
             first = 1 if shown[0].role == "system" else 0
             later = [i for i in range(first + 1, len(shown)) if shown[i].role == "user" and shown[i - 1].role == "assistant"]
             if not later:
                 break
             del shown[first : later[0]]
-            ids = self._ids(shown, example, asks=asks)
-        return shown, ids, len(whole) - len(ids)
+            now = self._tokens(shown, example, asks=asks)
+        return shown, now, len(whole.ids) - len(now.ids)
 
-    def _script(self, turns: Sequence[Turn], example: Example, *, asks: bool) -> Script:
+    def _tokens(self, turns: Sequence[Turn], example: Example, *, asks: bool) -> "Tokens":
         try:
-            return self.writer.script(turns, asks=asks)
+            script = self.writer.script(turns, asks=asks)
         except InputError as error:
             raise DataError(f"{_place(example)}: {error}") from error
-
-    def _ids(self, turns: Sequence[Turn], example: Example, *, asks: bool = True) -> tuple[int, ...]:
-        return self.writer.lead + plain_ids(self.tokenizer, self._script(turns, example, asks=asks).text)
-
-    def _learned(self, turns: Sequence[Turn], example: Example) -> list[int]:
-        """The places of the assistant's tokens. One that also holds the end of what stands before the turn is not among them."""
-        script, lead = self._script(turns, example, asks=False), len(self.writer.lead)
+        lead = self.writer.lead
         out = self.tokenizer(script.text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-        places = enumerate(out["offset_mapping"], start=lead)
-        spans = script.spans
-        return [place for place, (start, stop) in places if any(a <= start < stop <= b for a, b in spans)]
+        ids, offsets = lead + tuple(out["input_ids"]), out["offset_mapping"]
+        begun = {start for start, _ in offsets}
+        if self.writer.divides and not all(start in begun for start, _ in script.spans):
+            ids, own = self._in_parts(script)
+            return Tokens(ids=ids, learned=() if asks else own)
+        places = enumerate(offsets, start=len(lead))
+        own = tuple(place for place, (start, stop) in places if any(a <= start < stop <= b for a, b in script.spans))
+        return Tokens(ids=ids, learned=() if asks else own)
+
+    def _in_parts(self, script: Script) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """What stands between the assistant's turns, and each of these, tokenised apart; and the places of these."""
+        ids, end = self.writer.lead, 0
+        learned: list[int] = []
+        for start, stop in (*script.spans, (len(script.text), len(script.text))):
+            ids += plain_ids(self.tokenizer, script.text[end:start])
+            said = plain_ids(self.tokenizer, script.text[start:stop]) if stop > start else ()
+            learned += range(len(ids), len(ids) + len(said))
+            ids, end = ids + said, stop
+        return ids, tuple(learned)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tokens:
+    """A conversation as tokens."""
+
+    ids: tuple[int, ...]
+    learned: tuple[int, ...]
+    """Places of those that the assistant says. In a template, a token that also holds the end of the mark before is not among
+    them."""
+
+    @property
+    def needed(self) -> int:
+        """How many there are up to the last that is learned; all of them where none is."""
+        return self.learned[-1] + 1 if self.learned else len(self.ids)
 
 
 def _asked(turn: Turn) -> str:
