@@ -278,3 +278,11 @@ def test_scalars_round_trip_through_given_text(made: Training) -> None:
     words |= {"betas": repr(list(made.betas)), "layers": ",".join(map(str, made.layers))}
     again = read(Training, **words)
     assert all(getattr(again, name) == getattr(made, name) for name in words)
+
+
+def test_names_that_a_message_lists_are_not_listed_twice() -> None:
+    with pytest.raises(InputError) as caught:
+        from_mapping(Method, {"init": "sideways"}, path="method")
+    assert str(caught.value).count("orthogonal") == 1
+    with pytest.raises(InputError, match="Did you mean orthogonal"):
+        from_mapping(Method, {"init": "orthogonl"}, path="method")

@@ -51,9 +51,15 @@ def near(name: str, known: Iterable[str], *, count: int = 3) -> str:
     options = list(dict.fromkeys(known))
     if not options:
         return "There are none."
-    folded = {option.lower(): option for option in options}
-    close = [folded[match] for match in get_close_matches(name.lower(), folded, n=count, cutoff=0.6)]
+    close = nearest(name, options, count=count)
     if close:
-        return f"Did you mean {' or '.join(close)}?"
+        return close
     shown = ", ".join(options[:30]) + (f", and {len(options) - 30} more" if len(options) > 30 else "")
     return f"Known: {shown}."
+
+
+def nearest(name: str, known: Iterable[str], *, count: int = 3) -> str:
+    """A sentence that offers the nearest known names; "" when none is near, for messages that list all names themselves."""
+    folded = {option.lower(): option for option in known}
+    close = [folded[match] for match in get_close_matches(name.lower(), folded, n=count, cutoff=0.6)]
+    return f"Did you mean {' or '.join(close)}?" if close else ""

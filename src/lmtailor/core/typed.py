@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from lmtailor.core.errors import InputError, near
+from lmtailor.core.errors import InputError, near, nearest
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -113,7 +113,8 @@ def _convert_variant(value: object, hint: type[Variants], place: Place) -> objec
     known = hint.variants()
     name = table.get("name")
     if not isinstance(name, str) or name not in known:
-        raise InputError(f"{place / 'name'} must be one of {', '.join(known)}; found {found(name)}. {near(str(name), known)}")
+        offer = nearest(str(name), known)
+        raise InputError(f"{place / 'name'} must be one of {', '.join(known)}; found {found(name)}. {offer}".rstrip())
     return build(known[name], {key: item for key, item in table.items() if key != "name"}, place)
 
 
@@ -163,7 +164,7 @@ def _convert_union(value: object, members: Sequence[Any], place: Place) -> objec
                 continue
     error = _mismatch(" or ".join(_asked(member) for member in members), value, place)
     words = [str(option) for member in members if get_origin(member) is Literal for option in get_args(member)]
-    raise MismatchError(f"{error} {near(value, words)}") if isinstance(value, str) and words else error
+    raise MismatchError(f"{error} {nearest(value, words)}".rstrip()) if isinstance(value, str) and words else error
 
 
 def _eagerness(hint: Any) -> int:
@@ -180,8 +181,8 @@ def _convert_literal(value: object, options: Sequence[object], place: Place) -> 
         if isinstance(value, Given) and (str(option) == value or (type(option) is bool and _read(value) is option)):
             return option
     asked = "one of " + ", ".join(str(option) for option in options)
-    hint = f" {near(value, [str(option) for option in options])}" if isinstance(value, str) else ""
-    raise MismatchError(f"{place} must be {asked}; found {found(value)}.{hint}")
+    hint = nearest(value, [str(option) for option in options]) if isinstance(value, str) else ""
+    raise MismatchError(f"{place} must be {asked}; found {found(value)}. {hint}".rstrip())
 
 
 def _convert_tuple(value: object, args: Sequence[Any], place: Place, widen: bool) -> tuple[object, ...]:
