@@ -88,15 +88,20 @@ def test_the_states_are_those_of_each_word_alone_and_padded(family: str, words: 
     assert item == sum(encoded.counts)
 
 
-def test_standardised_states_have_mean_0_and_deviation_1() -> None:
+def test_standardised_states_have_median_0_and_spread_1_and_no_state_rules() -> None:
     base, task = tiny_base("gpt2"), tagged()
     where = place(base, task, SHORT)
     states = layer_states(base, where, seen(where, task.split("train").examples), SHORT, batch_size=4, folder=None, tell=None)
-    items = torch.arange(30)
-    x_LNH = states.standardised(items).batch(items)
-    torch.testing.assert_close(x_LNH.mean(1), torch.zeros(5, 48), rtol=0, atol=1e-4)
-    deviation = x_LNH.std(1, correction=0)
-    assert bool(((deviation - 1).abs() < 1e-3).logical_or(deviation < 1e-3).all())
+    items = torch.arange(33)
+    raw_LNH = states.batch(items)
+    states._cache._memory[5] *= 1000  # one word's state is some hundred times as large as all others
+    x_LNH = states.standardised(items, 5.0).batch(items)
+    torch.testing.assert_close(x_LNH.median(1).values, torch.zeros(5, 48), rtol=0, atol=1e-4)
+    assert x_LNH.abs().max() == 5
+    others = [item for item in range(33) if item != 5]
+    shifted = x_LNH[:, others] - x_LNH[:, others].mean(1, keepdim=True)
+    spread = raw_LNH[:, others].std(1) > 1e-3
+    assert bool((shifted.std(1)[spread] > 0.3).all()), "the others still differ"
 
 
 def test_a_control_task_is_a_label_for_each_type_as_frequent_as_in_train() -> None:
@@ -225,7 +230,16 @@ def test_what_cannot_be_probed(tmp_path: Path) -> None:
         probe(base, tagged(), split="tset")
     with pytest.raises(UnsupportedError, match="first token"):
         probe(base, labelled(), settings=Probing(pooling="cls"))
-    for settings in ({"hidden": ()}, {"hidden": (0, 0)}, {"controls": (1, 1)}, {"lr": 0.0}, {"l2": -1.0}, {"epochs": 0}):
+    for settings in (
+        {"hidden": ()},
+        {"hidden": (0, 0)},
+        {"controls": (1, 1)},
+        {"lr": 0.0},
+        {"l2": -1.0},
+        {"clip": 0.0},
+        {"standardise": False},
+        {"epochs": 0},
+    ):
         with pytest.raises(InputError):
             Probing(**settings)
     with pytest.raises(InputError, match="cannot be read"):

@@ -151,7 +151,7 @@ class _Study:
             folder=self.folder,
             tell=lambda done, total: tell(f"{name}: states", done, total),
         )
-        return states.standardised(data.numbers("train")) if self.settings.standardise else states
+        return states.standardised(data.numbers("train"), self.settings.clip) if self.settings.standardise else states
 
     def _trained(self, states: LayerStates, data: _Data, hidden: int, tell: Tell) -> ProbeResult:
         began = time.monotonic()

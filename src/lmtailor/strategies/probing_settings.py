@@ -26,9 +26,13 @@ class Probing:
     pooling: Texts = "auto"
     """In classification and regression: which state of the text is read."""
     standardise: bool = True
-    """Whether each feature of each layer is shifted and scaled to mean 0 and deviation 1 over train. A linear probe can undo it;
-    penalty, rate and mix then mean the same at all layers, whose states differ in size by far."""
-    lr: float = 1e-3
+    """Whether each feature of each layer is shifted by its median over train and divided by half of what lies between the 16 %
+    and 84 % quantiles, which is the deviation of a normal one. Penalty, rate and mix then mean the same at all layers. Mean and
+    deviation would not do: in decoders the first token's state can be some hundred times as large as all others (Sun et al.
+    2024, arXiv:2402.17762), would decide alone what deviation 1 is, and hide what the other words' states tell."""
+    clip: float | None = 5.0
+    """Where standardised features are cut, so that those states do not rule the probes either; None: nowhere."""
+    lr: float = 3e-3
     """Rate of Adam; it halves after an epoch without a new least loss on dev."""
     mix_lr: float = 1e-2
     """Rate of the mix's scalars and γ: a share of many layers moves slowly at the rate of weights."""
@@ -55,6 +59,10 @@ class Probing:
         if min(self.lr, self.mix_lr) <= 0 or self.l2 < 0:
             raise InputError(
                 f"lr and mix_lr must be above 0, and l2 at least 0; found lr={self.lr}, mix_lr={self.mix_lr}, l2={self.l2}."
+            )
+        if self.clip is not None and (self.clip <= 0 or not self.standardise):
+            raise InputError(
+                f"clip must be above 0, and is for standardised features; found {self.clip}. Give clip=none without."
             )
         if min(self.batch_size, self.epochs, self.patience) < 1 or self.memory < 0:
             raise InputError(

@@ -25,8 +25,10 @@ from lmtailor.strategies.probing_settings import Probing
 from lmtailor.tasks.example import Example
 from lmtailor.tasks.task import Task
 
-_SLICE = 512
-"""Items at a time where all are read."""
+_SAMPLE = 2048
+"""The most items whose features say what is usual."""
+_QUANTILES = (0.1587, 0.5, 0.8413)
+"""Of a normal distribution one deviation below the mean, the mean, and one above."""
 
 _TOLD = {
     "cls": "its first token",
@@ -77,7 +79,8 @@ class LayerStates:
 
     def __init__(self, cache: StateCache, layers: int, features: int) -> None:
         self._cache, self._shape = cache, (layers, features)
-        self._mean_LH, self._scale_LH = torch.zeros(self._shape), torch.ones(self._shape)
+        self._middle_LH, self._scale_LH = torch.zeros(self._shape), torch.ones(self._shape)
+        self._clip: float | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -92,19 +95,24 @@ class LayerStates:
     def batch(self, items: Tensor) -> Tensor:
         """States (L, B, H) of items by number (B,), float32."""
         states_BLH = self._cache.rows(items).view(len(items), *self._shape).float()
-        return ((states_BLH - self._mean_LH) / self._scale_LH).transpose(0, 1)
+        states_BLH = (states_BLH - self._middle_LH) / self._scale_LH
+        if self._clip is not None:
+            states_BLH = states_BLH.clamp(-self._clip, self._clip)
+        return states_BLH.transpose(0, 1)
 
-    def standardised(self, items: Tensor) -> Self:
-        """Give each feature of each layer mean 0 and deviation 1 over these items; a constant one is only shifted."""
-        sums, squares = torch.zeros(self._shape, dtype=torch.float64), torch.zeros(self._shape, dtype=torch.float64)
-        for part in torch.split(items, _SLICE):
-            sums += self.batch(part).sum(1, dtype=torch.float64)
-        mean_LH = sums / len(items)
-        for part in torch.split(items, _SLICE):
-            squares += (self.batch(part).double() - mean_LH[:, None]).square().sum(1)
-        deviation_LH = (squares / len(items)).sqrt()
-        self._mean_LH = mean_LH.float()
-        self._scale_LH = torch.where(deviation_LH > 1e-6 * mean_LH.abs(), deviation_LH, 1.0).float()
+    def standardised(self, items: Tensor, clip: float | None) -> Self:
+        """Give each feature of each layer median 0 and spread 1 over these items, and cut it.
+
+        Args:
+            items: by number; of many a sample, evenly spaced.
+            clip: where features are cut; None: nowhere.
+        """
+        places = torch.linspace(0, len(items) - 1, min(len(items), _SAMPLE)).round().long()
+        for layer, states_BH in enumerate(self.batch(items[places])):
+            low_H, self._middle_LH[layer], high_H = torch.quantile(states_BH, torch.tensor(_QUANTILES), dim=0)
+            spread_H = (high_H - low_H) / 2
+            self._scale_LH[layer] = torch.where(spread_H > 1e-6 * self._middle_LH[layer].abs(), spread_H, 1.0)
+        self._clip = clip
         return self
 
 
