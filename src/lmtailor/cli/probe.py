@@ -52,7 +52,7 @@ def run(  # noqa: PLR0913 - every argument is an option
             is given.
         split: Split whose words or texts answer at the end.
         seed: Of the order of training, and of the probes' start.
-        settings: KEY=VALUE: hidden, controls, words, pooling, standardise, lr, mix_lr, l2, batch_size, epochs, patience,
+        settings: KEY=VALUE: hidden, controls, words, pooling, standardise, clip, lr, mix_lr, l2, batch_size, epochs, patience,
             early_stopping or memory of the study, or a setting of the card, such as task.limits.train=500.
         out: Folder for kept probes, record and page.
         batch_size: Sentences or texts in a batch of the forward.
