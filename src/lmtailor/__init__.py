@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from lmtailor.infer.evaluate import evaluate as evaluate
     from lmtailor.infer.generate import generate as generate
     from lmtailor.infer.predict import predict as predict
+    from lmtailor.infer.watched import evaluate_watched as evaluate_watched
     from lmtailor.objectives.distillation import Distillation as Distillation
     from lmtailor.objectives.supervised import Supervised as Supervised
     from lmtailor.readouts.calibration import Calibration as Calibration
@@ -109,6 +110,7 @@ _HOME = {
     "conversation_task": "lmtailor.tasks.conversations",
     "convert": "lmtailor.store.convert",
     "evaluate": "lmtailor.infer.evaluate",
+    "evaluate_watched": "lmtailor.infer.watched",
     "export": "lmtailor.store.export",
     "fit": "lmtailor.fit.fit",
     "generate": "lmtailor.infer.generate",
