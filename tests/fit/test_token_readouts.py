@@ -70,6 +70,7 @@ def test_a_fit_learns_and_what_is_stored_answers_the_same(
     loaded = load_adapter(tmp_path / "own", base)
     assert_same_state(adapter, loaded)
     assert loaded.readout == adapter.readout
+    assert any("features of" in note for note in heard.notes) == isinstance(method, Frozen)
     ours, theirs = (predict_split(base, task, one, split="test", batch_size=5) for one in (adapter, loaded))
     assert list(ours.predicted) == list(theirs.predicted)
     assert evaluate(base, task, loaded)[name].value == pytest.approx(evaluate(base, task, adapter, batch_size=3)[name].value)
