@@ -183,7 +183,7 @@ def _to_best(row: Row) -> str:
 
 
 def _line(board: Leaderboard, row: Row, recommendation: Recommendation, low: float, high: float) -> _Line:
-    what = " · ".join(part for part in (row.base, row.readout, row.method) if part)
+    what = "no model" if row.baseline else " · ".join(part for part in (row.base, row.readout, row.method) if part)
     if row.failed:
         what += f" · {len(row.failed)} of {len(row.seeds) + len(row.failed)} seeds failed"
     elif len(row.seeds) > 1:
