@@ -150,7 +150,6 @@ def compare(
     task = _measured(chosen, task)
     seen = budgeted(task, chosen.budget, chosen.cells[0].seeds[0])
     split = _ranking_split(seen)
-    check_measurable(seen, split)
     check_sizes(chosen.cells, seen, chosen.budget)
     check_study(chosen, seen)
     used = _used_bases(chosen, given)
@@ -164,8 +163,7 @@ def compare(
         for text in about.notes:
             reporter.warn(text)
         runs = run_plan(chosen, loaders, task, folder, about=about, runner=runner, reporter=reporter, retry=retry)
-        spent = sum(run.record.seconds for run in runs)
-        studies = run_studies(chosen, loaders, task, folder, about, reporter, spent=spent)
+        studies = run_studies(chosen, loaders, task, folder, about, reporter, before=runs)
     return Comparison(folder=folder.path, about=about, runs=tuple(runs), studies=tuple(studies))
 
 
@@ -237,12 +235,13 @@ def _ranking_split(task: Task) -> str:
     """test, or dev where there is no test split.
 
     Raises:
-        InputError: there is nothing to learn from or nothing to rank by.
+        InputError: there is nothing to learn from or nothing to rank by, or a metric that answers do not give.
     """
     if "train" not in task.splits:
         raise InputError(f"The task {task.name} has no train split, so there is nothing to compare methods on.")
     for name in ("test", "dev"):
         if name in task.splits and task.splits[name].labelled:
+            check_measurable(task, name)
             return name
     raise InputError(f"The task {task.name} has neither a labelled test split nor a dev split to rank by. Name a file for one.")
 

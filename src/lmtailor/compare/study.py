@@ -7,12 +7,13 @@ where it was when the comparison is run again.
 import os
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lmtailor.base.base import Base
 from lmtailor.compare.folder import About, Folder
+from lmtailor.compare.leaderboard import Run
 from lmtailor.compare.plan import Plan
 from lmtailor.compare.progress import Reporter
 from lmtailor.compare.report.sensitivity import sensitivity_lede, write_sensitivity_page
@@ -73,7 +74,7 @@ def check_study(plan: Plan, task: Task) -> None:
 
 
 def run_studies(
-    plan: Plan, bases: Bases, task: Task, folder: Folder, about: About, reporter: Reporter, *, spent: float
+    plan: Plan, bases: Bases, task: Task, folder: Folder, about: About, reporter: Reporter, *, before: Sequence[Run]
 ) -> list[Study]:
     """Carry out the plan's study, if it has one, on each of its bases.
 
@@ -84,11 +85,11 @@ def run_studies(
         folder: where everything is kept.
         about: what is compared.
         reporter: is told.
-        spent: by the runs of the cells (seconds); the study has what is left of `budget.total_seconds`.
+        before: the runs of the cells; the study has what they left of `budget.total_seconds`.
     """
     if plan.sensitivity is None:
         return []
-    began = time.monotonic()
+    began, spent = time.monotonic(), sum(run.record.seconds for run in before)
     seen = budgeted(task, plan.budget, plan.sensitivity.settings.seeds[0])
     found = []
     for name in plan.sensitivity.bases:
