@@ -106,6 +106,16 @@ def test_predict_writes(lmtailor: Command, decoder: Path, adapter: Path) -> None
     assert len(short[0]["text"]) < len(found[0]["text"])
 
 
+def test_inputs_of_later_chunks_have_draws_of_their_own(
+    lmtailor: Command, decoder: Path, adapter: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("predict", decoder, adapter, "so", "so", "so", "--temperature", 2, "--max-new-tokens", 6)
+    whole = _lines(lmtailor(*words))
+    monkeypatch.setattr("lmtailor.cli.predict.CHUNK", 1)
+    assert _lines(lmtailor(*words)) == whole
+    assert len({line["text"] for line in whole}) == 3
+
+
 def test_generate_puts_columns_into_the_pattern_and_takes_prompts_as_they_are(
     lmtailor: Command, decoder: Path, adapter: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

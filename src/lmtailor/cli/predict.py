@@ -171,7 +171,8 @@ def _answer(
     for chunk in texts.in_chunks(inputs, CHUNK):
         slots = [names.index(one.adapter or "") for one in chunk]
         rows = [one.fields for one in chunk]
-        answers = predict(base, list(adapters.values()), rows, rows=slots, batch_size=batch_size, decoding=decoding)
+        many = list(adapters.values())
+        answers = predict(base, many, rows, rows=slots, batch_size=batch_size, decoding=decoding, first=total)
         for one, answer in zip(chunk, answers, strict=True):
             say.json_line(_line(one, answer))
         sys.stdout.flush()

@@ -54,6 +54,7 @@ def predict(
     rows: Sequence[int] | None = None,
     batch_size: int = 32,
     decoding: Decoding | None = None,
+    first: int = 0,
     progress: Progress | None = None,
 ) -> list[Answer]:
     """Answers in the order of the inputs.
@@ -65,6 +66,7 @@ def predict(
         rows: for each input the index of its adapter. Inputs of different adapters share batches.
         batch_size: inputs in a batch.
         decoding: how text is written, where the adapters write; None: greedily, 64 tokens at most.
+        first: number of the first input; what is drawn for an input depends on its number, so whoever asks in parts counts on.
         progress: called with inputs done and of how many.
 
     Raises:
@@ -74,12 +76,14 @@ def predict(
     many = list(adapters) if isinstance(adapters, Sequence) else [adapters]
     slots = _slots(many, inputs, rows)
     readings = [_reading(i, adapter) for i, adapter in enumerate(many)]
+    examples = [as_example(raw, readings[slot], i) for i, (slot, raw) in enumerate(zip(slots, inputs, strict=True))]
     if any(isinstance(reading, TextReading) for reading in readings):
-        own = [as_example(raw, readings[slot], i) for i, (slot, raw) in enumerate(zip(slots, inputs, strict=True))]
-        written = write_answers(base, many, own, slots=slots, decoding=decoding, batch_size=batch_size, progress=progress)
+        at = range(first, first + len(examples))
+        written = write_answers(
+            base, many, examples, slots=slots, decoding=decoding, batch_size=batch_size, numbers=at, progress=progress
+        )
         return [Answer(label=None, value=None, scores={}, text=one.text, cut=one.cut) for one in written]
     refuse_decoding(decoding)
-    examples = [as_example(raw, readings[slot], i) for i, (slot, raw) in enumerate(zip(slots, inputs, strict=True))]
     inquiries = [_inquiry(readings[slot], example) for slot, example in zip(slots, examples, strict=True)]
     # A readout with several prompts is several adapters, and each of its inputs a row of each of them.
     variants = [(slot, one) for slot, reading in enumerate(readings) for one in reading.variants()]
