@@ -80,7 +80,7 @@ class SlotPrompt(Method, Resolves, Starts):
             return self
         if readout.trigger is None:
             raise InputError(
-                f"SlotPrompt trains what stands in the slots {{trigger}} of a pattern; that of {readout.pattern!r} has no trigger. Give "
+                f"SlotPrompt trains what stands in the slots {{trigger}} of a pattern; {readout.pattern!r} has no trigger. Give "
                 "the verbalizer one, trigger=[…], with a token for each slot that texts do not have."
             )
         return replace(self, ids=trigger_ids(base.tokenizer, parse_pattern(readout.pattern), readout.trigger))

@@ -119,7 +119,7 @@ def _served(adapter: Adapter, without_head: bool, program: str) -> PeftForm:
     outline = outline_of(adapter)
     if outline.kind != "decoder" or not outline.has_lm_head:
         raise UnsupportedError(
-            f"{program} serves adapters of models that generate, not of a {outline.kind} such as {outline.model_class}."
+            f"{program} serves adapters of models that generate, and {outline.model_class} is no such model ({outline.kind})."
         )
     if not without_head:
         _check_readout(adapter, program, heads=False)
@@ -133,5 +133,5 @@ def _check_readout(adapter: Adapter, program: str, *, heads: bool) -> None:
     if adapter.reading is not None and adapter.reading.parameters() and not heads:
         raise UnsupportedError(
             f"{program} has no place for the {type(adapter.reading.readout).__name__} of this adapter. Export with "
-            "without_head=True to have the method alone; the folder of save_adapter keeps both."
+            "without_head=True (--without-head) to have the method alone; the folder of save_adapter keeps both."
         )

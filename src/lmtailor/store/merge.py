@@ -63,8 +63,8 @@ def merge(base: Base, adapter: Adapter, *, without_head: bool = False) -> PreTra
     if reading is not None and reading.parameters() and not native and not without_head:
         raise UnsupportedError(
             f"The {type(reading.readout).__name__} of this adapter is no head that a class of transformers has; only "
-            "Head(pooling='native') is. Merge with without_head=True to have the method's changes alone, and keep the adapter "
-            "for its head."
+            "Head(pooling='native') is. Merge with without_head=True (--without-head) to have the method's changes alone, and "
+            "keep the adapter for its head."
         )
     name = method_name(adapter.method)
     for edit in adapter.edits:
