@@ -142,7 +142,8 @@ def _labels(record: ProbingRecord, base: BaseResult, probe: ProbeResult) -> Pict
     """Each label's share of right answers by layer."""
     order = sorted((label for label in range(len(record.labels)) if base.counts[label]), key=lambda label: -base.counts[label])
     rates = {label: [one.rate(base.counts, label) or 0.0 for one in probe.places] for label in order}
-    low = min(min(row) for row in rates.values())
+    told = [label for label in order if base.counts[label] >= _RARE] or order
+    low = min(min(rates[label]) for label in told)  # the rates of a few items would fade all others
     rows = []
     for label in order:
         tips = tuple(
@@ -158,7 +159,7 @@ def _labels(record: ProbingRecord, base: BaseResult, probe: ProbeResult) -> Pict
                 ink=_SCORE,
                 low=low,
                 high=1.0,
-                best=layers.index(max(layers)),
+                best=layers.index(max(layers)) if max(layers) > 0 else None,
             )
         )
     what = "tag" if record.kind == "labelling" else "label"
@@ -167,7 +168,7 @@ def _labels(record: ProbingRecord, base: BaseResult, probe: ProbeResult) -> Pict
         title=f"{base.name}, {_kind(probe)}",
         alt=f"{base.name}: " + "; ".join(f"{record.labels[one]} is best at layer {_top(rates[one])}" for one in order) + ".",
         caption=f"The share of each {what}'s items that is answered rightly, the most frequent {what} first: from {score(low)} "
-        "to 1. The frame is the best layer, by the same items.",
+        "or less to 1. The frame is the best layer, by the same items.",
         blocks=[HeatBlock(title="", columns=tuple(one.layer for one in probe.places), rows=tuple(rows), apart=1)],
     )
 
