@@ -47,7 +47,7 @@ def front_sites(sites: Sites, at: Front = "input", place: Place = "front") -> li
         what = "a causal decoder" if sites.kind == "decoder" else "an encoder-decoder"
         raise UnsupportedError(
             f"place={place!r} puts virtual tokens beside the gap that a masked model fills; {sites.model_type} is {what}. "
-            f"Take place={'infix' if sites.kind == 'decoder' else 'front'!r}."
+            f"Take place={'infix' if sites.kind == 'decoder' else 'front'!r}, which SoftPrompt and PTuning have."
         )
     embeddings = [site for site in sites.values() if site.kind == "embedding"]
     own = [site for site in embeddings if site.stack != "decoder"]
