@@ -61,7 +61,7 @@ def test_products_and_their_gradients_are_the_plain_ones(family: str, method: An
         return product(*args)
 
     monkeypatch.setattr(products, "_product", counted)
-    monkeypatch.setattr(products, "WORK", 0)
+    monkeypatch.setattr(products, "WEIGHTS", 0)
     fast = gradients(base, adapter)
     linear = sum(type(module) in (nn.Linear, Conv1D) for module in base.trunk.modules())
     assert calls[0] > linear
@@ -87,7 +87,7 @@ def test_logits_are_the_plain_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     ids = torch.tensor([[9, 10, 11]])
     with attach(base, adapter), torch.no_grad():
         plain = base.model(ids).logits
-    monkeypatch.setattr(products, "WORK", 0)
+    monkeypatch.setattr(products, "WEIGHTS", 0)
     with attach(base, adapter), torch.no_grad():
         torch.testing.assert_close(base.model(ids).logits, plain, rtol=1e-5, atol=1e-5)
 

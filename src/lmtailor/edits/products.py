@@ -18,8 +18,8 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from transformers.pytorch_utils import Conv1D
 
-WORK = 2**20
-"""Multiplications of a product from which on oneDNN pays."""
+WEIGHTS = 2**15
+"""Weights of a module from which on its products are oneDNN's: whether a row is alone or one of many, it is rounded alike."""
 
 Plain = Callable[[Tensor], Tensor]
 
@@ -82,8 +82,7 @@ class _LinearForward:
                 return self.plain(x)
             rounded = self._as(weight, dtype)
             return nn.functional.linear(x, rounded.t() if self.turned else rounded, bias)
-        work = x.numel() // x.shape[-1] * weight.numel()
-        if work < WORK or x.dtype != torch.float32 or weight.dtype != torch.float32 or not has_fast_products():
+        if weight.numel() < WEIGHTS or not x.numel() or x.dtype != torch.float32 or weight.dtype != torch.float32 or not has_fast_products():
             return self.plain(x)
         weight_OI = weight.t() if self.turned else weight
         out: Tensor = _Linear.apply(x.reshape(-1, x.shape[-1]), weight_OI, bias)  # type: ignore[no-untyped-call]
