@@ -82,7 +82,8 @@ class _LinearForward:
                 return self.plain(x)
             rounded = self._as(weight, dtype)
             return nn.functional.linear(x, rounded.t() if self.turned else rounded, bias)
-        if weight.numel() < WEIGHTS or not x.numel() or x.dtype != torch.float32 or weight.dtype != torch.float32 or not has_fast_products():
+        plain = weight.numel() < WEIGHTS or {x.dtype, weight.dtype} != {torch.float32} or not x.numel()
+        if plain or not has_fast_products():
             return self.plain(x)
         weight_OI = weight.t() if self.turned else weight
         out: Tensor = _Linear.apply(x.reshape(-1, x.shape[-1]), weight_OI, bias)  # type: ignore[no-untyped-call]
