@@ -71,7 +71,7 @@ LABELS = {"kind": "classification", "labels": ["a", "b"], "texts": ["text"], "ex
 EDITS: list[tuple[str, Method, Callable[[dict[str, Any]], object], str]] = [
     ("rank", LoRA(rank=2), lambda m: m["method"]["settings"].update(rank=10**9), "rank 1000000000 is above"),
     ("smaller rank", LoRA(rank=2), lambda m: m["method"]["settings"].update(rank=1), "has the shape|has .* bytes"),
-    ("length", Prefix(length=2), lambda m: m["method"]["settings"].update(length=10**9), r"has the shape \(2, 384\)"),
+    ("length", Prefix(length=2), lambda m: m["method"]["settings"].update(length=10**9), "virtual tokens before the input"),
     ("absurd length", Prefix(length=2), lambda m: m["method"]["settings"].update(length=10**18), "larger than any can be"),
     (
         "beyond integers",
@@ -79,7 +79,7 @@ EDITS: list[tuple[str, Method, Callable[[dict[str, Any]], object], str]] = [
         lambda m: m["method"]["settings"].update(length=10**30),
         "larger than any that means something",
     ),
-    ("prompt", SoftPrompt(length=2), lambda m: m["method"]["settings"].update(length=10**7), r"has the shape \(2, 48\)"),
+    ("prompt", SoftPrompt(length=2), lambda m: m["method"]["settings"].update(length=10**7), "virtual tokens before the input"),
     ("bottleneck", Houlsby(bottleneck=2), lambda m: m["method"]["settings"].update(bottleneck=10**7), "has the shape"),
     ("type", LoRA(rank=2), lambda m: m["method"]["settings"].update(rank="2"), "method.settings.rank must be an integer"),
     ("negative", LoRA(rank=2), lambda m: m["method"]["settings"].update(rank=-1), "LoRA needs at least 1"),

@@ -1,5 +1,6 @@
 """The adapter: what fitting makes, and what is stored, attached and served."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -113,10 +114,14 @@ def refuse_other_base(fingerprint: str, source: str, base: Base) -> None:
 
 
 def virtual_tokens(edits: Edits) -> int:
-    """Positions that an adapter's prefixes and prompts take from the input (tokens)."""
+    """Positions that an adapter's prefixes and prompts take from the input (tokens); in the stack where they take most."""
     if edits.mixed:
         return max(map(virtual_tokens, edits.split()))
-    return sum(edit.length for edit in edits if isinstance(edit, PromptEdit) or (isinstance(edit, PrefixEdit) and edit.shift))
+    taken: Counter[str] = Counter()
+    for edit in edits:
+        if isinstance(edit, PromptEdit) or (isinstance(edit, PrefixEdit) and edit.shift):
+            taken["decoder" if edit.site.startswith("decoder.") else ""] += edit.length
+    return max(taken.values(), default=0)
 
 
 def build_adapter(
@@ -141,6 +146,7 @@ def build_adapter(
     if isinstance(method, Resolves):
         method = method.resolved(base, readout)
     probe = method.edits(base.sites, None)
+    _check_room(base, probe)
     reading = None
     if readout is not None and labels is not None:
         reading = readout.bind(base, labels, None if seeds is None else seeds[1], task, reserve=virtual_tokens(probe))
@@ -155,6 +161,16 @@ def build_adapter(
         base_source=base.source,
         outline=Outline.of(base) if outline is None else outline,
     )
+
+
+def _check_room(base: Base, edits: Edits) -> None:
+    """See that virtual tokens leave positions for an input, also where positions have no table that would end."""
+    virtual = virtual_tokens(edits)
+    if virtual >= base.max_length:
+        raise InputError(
+            f"The method puts {virtual:,} virtual tokens before the input, and {base.source or base.family.name} takes "
+            f"{base.max_length:,} tokens in all. Ask for a shorter prefix or prompt."
+        )
 
 
 def outlined(
