@@ -1,5 +1,6 @@
 """The faster products compute what the plain ones do, and go without a trace."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -98,3 +99,9 @@ def test_nothing_is_left_behind() -> None:
     with attached:
         assert any("forward" in module.__dict__ for module in base.model.modules())
     assert not any("forward" in module.__dict__ for module in base.model.modules())
+
+
+def test_a_base_may_ask_for_plain_products() -> None:
+    base = replace(tiny_base("llama"), plain_products=True)
+    with attach(base, new_adapter(base, method=LoRA(rank=2))):
+        assert not any("forward" in module.__dict__ for module in base.model.modules())

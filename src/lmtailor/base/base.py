@@ -47,6 +47,9 @@ class Base:
     """What the weights are, whatever their dtype: see `lmtailor.base.fingerprint`."""
     max_length: int
     """The longest input (tokens)."""
+    plain_products: bool = False
+    """Whether matrix products under adapters stay with the library that torch takes by itself, as they are without adapters;
+    see `lmtailor.edits.products`."""
 
     @classmethod
     def from_model(

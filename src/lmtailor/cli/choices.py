@@ -73,6 +73,7 @@ def the_base(source: str, machine: MachineOptions) -> Base:
             dtype=cast(DTypeName, machine.dtype),
             device=machine.device,
             revision=machine.revision,
+            plain_products=machine.plain_products,
             trust_remote_code=machine.trust_remote_code,
         )
 

@@ -166,3 +166,6 @@ class MachineOptions:
     """Branch, tag or commit of a base on the hub."""
     trust_remote_code: bool = False
     """Let code that comes with the base run."""
+    plain_products: bool = False
+    """Leave matrix products under adapters to the library that torch takes by itself: slower on CPUs that are not Intel's, and
+    rounded as without adapters."""

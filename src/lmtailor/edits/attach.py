@@ -113,7 +113,7 @@ class Attached:
             for stack, store in zip(base.stacks, self._stores, strict=True)
         ]
         self._swaps: list[WeightSwap] = swaps(base.model, edits, self.engine.rows.slots)
-        self._products = FastProducts(base.model)
+        self._products = FastProducts(base.model) if not base.plain_products else None
         self._guard = CheckpointGuard(self.engine, base.model)
         self._handles: list[Any] = []
         self._switched: list[tuple[Any, str]] = []
@@ -141,7 +141,8 @@ class Attached:
     def _install(self) -> None:
         self.engine.alive = True
         self._guard.install()
-        self._products.install()
+        if self._products is not None:
+            self._products.install()
         if any(store.used for store in self._stores):
             self._switched = switch(self.base.model)
         for swap in self._swaps:
@@ -181,7 +182,8 @@ class Attached:
             swap.remove()
         restore(self._switched)
         self._switched = []
-        self._products.remove()
+        if self._products is not None:
+            self._products.remove()
         self._guard.remove()
         with _lock:
             _attached.discard(self.base.model)
