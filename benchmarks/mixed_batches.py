@@ -119,9 +119,10 @@ def main() -> None:
     arguments.add_argument("--threads", type=int, default=2)
     arguments.add_argument("--rows", type=int, nargs="+", default=[16, 64])
     arguments.add_argument("--without-peft", action="store_true")
+    arguments.add_argument("--plain-products", action="store_true", help="ours with the base's own matrix products")
     chosen = arguments.parse_args()
     torch.set_num_threads(chosen.threads)
-    base = lt.load_base(chosen.model)
+    base = lt.load_base(chosen.model, plain_products=chosen.plain_products)
     most = max(chosen.rows)
     with ExitStack() as stack:
         root = Path(stack.enter_context(tempfile.TemporaryDirectory()))
