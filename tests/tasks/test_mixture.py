@@ -262,6 +262,22 @@ def test_options_are_an_examples_own_choices(folder: Path) -> None:
     assert asked["p2 So"] == (("a2",), ("a2", "b2"))
 
 
+def test_templates_have_the_texts_of_spans_and_tags_as_their_answers(folder: Path) -> None:
+    spans = [{"question": "who?", "context": f"It was {name}.", "answers": [{"text": name, "answer_start": 7}]} for name in "AB"]
+    tags = [{"words": "a b", "tags": "X Y"}, {"words": "b a", "tags": "Y X"}]
+    for name, rows in {"span": spans, "labelling": tags}.items():
+        (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+        columns = '[columns]\ntext = "words"\nlabel = "tags"\n' if name == "labelling" else ""
+        (folder / f"{name}.toml").write_text(f'kind = "{name}"\n[files]\ntrain = "{name}.jsonl"\n{columns}', encoding="utf-8")
+    asked = {"span": "{{ context }} {{ question }} ||| {{ answers }}", "labelling": "{{ words }} ||| {{ tags }}"}
+    for name, jinja in asked.items():
+        (folder / f"{name}.yaml").write_text(f'templates:\n  asked:\n    jinja: "{jinja}"\n', encoding="utf-8")
+    entries = "".join(f'[[tasks]]\ncard = "{name}.toml"\ntemplates = ["{name}"]\n' for name in asked)
+    made = mixture(folder, entries + "".join(f'[templates.{name}]\nfile = "{name}.yaml"\n' for name in asked))
+    found = {(one.fields["input"], one.references) for one in made.task.split("train")}
+    assert found == {("It was A. who?", ("A",)), ("It was B. who?", ("B",)), ("a b", ("X Y",)), ("b a", ("Y X",))}
+
+
 @pytest.mark.parametrize("text", ["{s.upper}", "{s[0]}", "{s!r}", "{s:>3}", "{", "{}"])
 def test_patterns_evaluate_nothing(folder: Path, text: str) -> None:
     entry = f'[[tasks]]\ncard = "sentiment.toml"\ntemplates = ["x"]\n[templates.x]\npatterns = [{{ text = "{text}" }}]\n'

@@ -65,7 +65,9 @@ class JinjaAsking:
 
     def asked(self, example: Example) -> Asked | None:
         """See `Asking`."""
-        known = example.references[0] if self.task.kind == "generation" and example.references else example.label
+        known = example.references[0] if example.references else example.label
+        if known is None:
+            return None
         found = self.template.render(self._record(example, known), seed=self.seed, key=example.id)
         if not found.input or not found.target:
             return None
