@@ -47,6 +47,12 @@ def test_text_that_is_no_list_of_turns_is_what_a_user_says() -> None:
         assert turns_of(turns_text([single])) == (single,)
 
 
+@pytest.mark.parametrize("rest", ['5, "content": "a"}]', '"tool", "content": "a"}]', '"user", "content": null}]'])
+def test_text_that_is_almost_a_list_of_turns_is_what_a_user_says(rest: str) -> None:
+    text = '[{"role": ' + rest
+    assert turns_of(text) == (Turn(role="user", content=text),)
+
+
 def test_examples_know_file_and_line_wherever_they_go(tmp_path: Path) -> None:
     path = tmp_path / "chats.jsonl"
     rows = [{"conversations": [{"from": "human", "value": f"q{i}"}, YO]} for i in range(4)]

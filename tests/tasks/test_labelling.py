@@ -30,6 +30,12 @@ def test_words_and_tags_of_a_file(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("tag", ["B PER", ""])
+def test_a_label_map_gives_whole_tags(tag: str) -> None:
+    with pytest.raises(InputError, match=f"The label map has the tag '{tag}'"):
+        task([{"words": "a b", "tags": "X Y"}], label_map={"X": tag, "Y": "O"})
+
+
 def test_columns_of_a_file(tmp_path: Path) -> None:
     path = tmp_path / "eng.train"
     path.write_text("-DOCSTART- -X- -X- O\n\nEU NNP B-NP B-ORG\nrejects VBZ  B-VP O\n\nPeter NNP B-NP B-PER")

@@ -17,6 +17,7 @@ def test_shares_are_the_papers() -> None:
     assert Mixing(scheme="equal").shares(sizes, templates) == pytest.approx([1 / 3] * 3)
     roots = [100_000**0.5, 1_500**0.5, 600_000**0.5]
     assert Mixing(scheme="temperature").shares(sizes, templates) == pytest.approx([root / sum(roots) for root in roots])
+    assert Mixing(scheme="temperature", temperature=0.001).shares(sizes, templates) == pytest.approx([0, 0, 1])
     one = Mixing(scheme="temperature", temperature=1, cap=3000)
     assert one.shares(sizes, templates) == pytest.approx(Mixing().shares(sizes, templates))
 

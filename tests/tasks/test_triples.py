@@ -135,6 +135,14 @@ def test_two_columns_of_one_name(tmp_path: Path) -> None:
         read_table(tmp_path / "a.jsonl", Format(format="nested"))
 
 
+def test_lists_that_multiply_are_refused_before_their_rows_are_made(tmp_path: Path) -> None:
+    lists = {f"list{number}": [{"a": 1}] * 100 for number in range(12)}  # 10^24 rows, which nobody waits for
+    for held in (lists, {"outer": [{"inner": [{"b": 1}] * 3000, "other": [{"c": 1}] * 3000}] * 2}):
+        (tmp_path / "a.jsonl").write_text(json.dumps({"a": 1}) + "\n" + json.dumps(held))
+        with pytest.raises(DataError, match=r"a\.jsonl becomes more than 10000000 rows \(line 2\)"):
+            read_table(tmp_path / "a.jsonl", Format(format="nested"))
+
+
 PLAIN = st.one_of(st.none(), st.booleans(), st.integers(), st.text(max_size=3))
 KEYS = st.sampled_from(["tripleset", "annotations", "text", "a", "a_b", "b"])
 ANY = st.recursive(PLAIN, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=4), max_leaves=12)

@@ -56,7 +56,8 @@ class Mixing:
         if self.scheme == "equal":
             known = [1.0] * len(sizes)
         if self.scheme == "temperature":
-            known = [value ** (1 / self.temperature) for value in known]
+            largest = max(known)  # as shares of the largest no power is too large
+            known = [(value / largest) ** (1 / self.temperature) for value in known]
         return [value / sum(known) for value in known]
 
 

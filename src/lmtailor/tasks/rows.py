@@ -94,13 +94,17 @@ def _tagged(name: str, part: Part, schema: Schema, column: str) -> list[Row]:
 
     Raises:
         DataError: a row without words, or with another number of tags than words.
+        InputError: a label map with a tag that is empty or holds whitespace.
     """
-    table, label = part.table, part.label or schema.label
+    table, label, names = part.table, part.label or schema.label, _label_map(part, schema)
+    broken = next((tag for tag in names.values() if tag.split() != [tag]), None)
+    if broken is not None:
+        raise InputError(f"The label map has the tag {broken!r}. Tags are not empty and hold no whitespace.")
     words = word_cells(table, column, "words")
     columns = {schema.text[0]: [" ".join(own) for own in words]} | _extra(part, schema)
     tags: list[tuple[str, ...]] = [()] * table.size
     if name != UNLABELLED:
-        tags = mapped(table, word_cells(table, label, "tags"), _label_map(part, schema))
+        tags = mapped(table, word_cells(table, label, "tags"), names)
         odd = [row for row, (one, other) in enumerate(zip(words, tags, strict=True)) if len(one) != len(other)]
         if odd:
             raise DataError(

@@ -34,6 +34,8 @@ def turns_of(text: str) -> tuple[Turn, ...]:
         return (Turn(role="user", content=text),)
     try:
         rows = json.loads(text)
-        return tuple(Turn(role=row["role"], content=row["content"], input=row.get("input", "")) for row in rows)
+        turns = tuple(Turn(role=row["role"], content=row["content"], input=row.get("input", "")) for row in rows)
     except (ValueError, RecursionError, TypeError, KeyError, AttributeError):
         return (Turn(role="user", content=text),)
+    whole = all(one.role in ROLES and isinstance(one.content, str) and isinstance(one.input, str) for one in turns)
+    return turns if whole else (Turn(role="user", content=text),)

@@ -34,11 +34,17 @@ def read_nested(path: Path, *, encoding: str = "utf-8") -> Table:
                 rows.append(row)
                 lines.append(line)
                 if len(rows) > MAX_ROWS:
-                    raise DataError(f"{path} becomes more than {MAX_ROWS} rows (line {line}).")
+                    raise _TooManyRowsError
+        except _TooManyRowsError:
+            raise DataError(f"{path} becomes more than {MAX_ROWS} rows (line {line}).") from None
         except KeyError as error:
             raise DataError(f"{path}: line {line} has two columns that would be named {error.args[0]!r}. Rename one.") from error
     columns = dict.fromkeys(name for row in rows for name in row)
     return Table(source=str(path), columns={name: [row.get(name) for row in rows] for name in columns}, lines=lines)
+
+
+class _TooManyRowsError(Exception):
+    """More than `MAX_ROWS`; raised before they are made, since a few lists beside each other can fill any memory."""
 
 
 def _flat(record: Mapping[str, object], prefix: str) -> Iterator[dict[str, object]]:
@@ -48,6 +54,8 @@ def _flat(record: Mapping[str, object], prefix: str) -> Iterator[dict[str, objec
         own = _rows_of(cell, f"{prefix}{name}")
         if own is None:
             own = [{f"{prefix}{name}": cell}]
+        if len(rows) * len(own) > MAX_ROWS:
+            raise _TooManyRowsError
         rows = [_joined(row, more) for row in rows for more in own]
     yield from rows
 
@@ -57,7 +65,12 @@ def _rows_of(cell: object, name: str) -> list[dict[str, object]] | None:
     if isinstance(cell, Mapping):
         return list(_flat(cell, f"{name}_"))
     if isinstance(cell, list) and cell and all(isinstance(one, Mapping) for one in cell):
-        return [row for one in cell for row in _flat(one, f"{name}_")]
+        rows: list[dict[str, object]] = []
+        for one in cell:
+            rows += _flat(one, f"{name}_")
+            if len(rows) > MAX_ROWS:
+                raise _TooManyRowsError
+        return rows
     return None
 
 
