@@ -5,6 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from lmtailor.cli import choices
+from lmtailor.cli.options import ReadoutOptions, TrainingOptions
+from lmtailor.core.errors import InputError
+from lmtailor.readouts.text import Text
+from lmtailor.tasks.task import Task
 from tests.cli.inputs import ROWS, Command, Outcome, write_csv
 
 SHORT = ("--set", "training.max_steps=1", "--set", "candidates=2", "--set", "top_words=5")
@@ -70,6 +75,29 @@ def test_what_is_not_searched_for_must_be_given(lmtailor: Command, encoder: Path
     refused(lmtailor(*words, "--strategy", "lm_bff", "--set", "search=both"), "The verbalizer needs words for the labels")
     refused(lmtailor(*words[:4], "--strategy", "lm_bff", "--out", bare.parent / "out"), "needs a pattern")
     assert not [path for path in bare.parent.iterdir() if "work" in path.name]
+
+
+def test_the_seed_draws_the_shots(lmtailor: Command, encoder: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds: list[int] = []
+
+    def drawn(task: Task, k: int, seed: int = 0) -> Task:
+        seeds.append(seed)
+        raise InputError(f"{k} shots")
+
+    monkeypatch.setattr(Task, "few_shot", drawn)
+    words = ("adapt", encoder, "--task", data / "card.toml", "--strategy", "prompted", "--shots", "2", "--seed", "13")
+    refused(lmtailor(*words), "2 shots")
+    assert seeds == [13]
+
+
+def test_options_of_a_pattern_are_of_the_usual_readout_that_has_one(lmtailor: Command, encoder: Path, data: Path) -> None:
+    words = ("adapt", encoder, "--task", data / "card.toml", "--strategy", "prompted", "--target", " {label}")
+    refused(lmtailor(*words), "--target is for --readout text")
+    texts = Task.from_records(train=[{"a": "x", "b": "y"}], kind="generation", text="a", label="b")
+    answer = ReadoutOptions(pattern="Q: {a} A:", target=" {b}.")
+    sources = ("strategy.sources=a",)
+    chosen = choices.the_strategy(texts, "spot", None, answer, TrainingOptions(), sources)
+    assert chosen.readout == Text("Q: {a} A:", target=" {b}.")
 
 
 def test_spot_and_a_hard_prompt(lmtailor: Command, decoder: Path, data: Path, tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ def run(  # noqa: PLR0913 - every argument is an option
     from lmtailor.strategies.adapt import adapt
 
     strategy_class(strategy)  # a wrong name is told before the data is read
-    task = choices.the_task(data, settings)
+    task = choices.the_task(data, settings, seed=training.seed)
     chosen = choices.the_strategy(task, strategy, method, answer, training, settings)
     out = fitting.place(output, task, strategy)
     before = fitting.age(out)

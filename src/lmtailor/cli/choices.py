@@ -188,8 +188,9 @@ def the_strategy(
         InputError: an unknown name or a value that does not fit; the message offers near names.
     """
     methods = {} if method is None else method_classes(method)
-    prompted = answer.pattern is not None or answer.pattern_name is not None or bool(answer.word)
-    answer = replace(answer, readout=answer.readout or ("verbalizer" if prompted else None))
+    if answer.readout is None and answer != ReadoutOptions():  # options of a pattern are of a readout that has one
+        usual = readout_name_of(task, answer)
+        answer = replace(answer, readout="verbalizer" if usual == "head" and answer.target is None else usual)
     readout: dict[str, type[Any]] = {} if answer.readout is None else {"readout": get_readout(answer.readout)}
     classes: dict[str, type[Any]] = {"strategy": strategy_class(strategy), **methods, **readout, "training": Training}
     given = {name: getattr(training, name) for name in _FLAGS if getattr(training, name) is not None}
