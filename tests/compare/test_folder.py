@@ -53,6 +53,11 @@ def test_only_the_same_settings_keep_a_run_folder(tmp_path: Path) -> None:
     assert not (place.path / "checkpoint").exists()
 
 
+def test_a_damaged_record_is_none(tmp_path: Path) -> None:
+    (tmp_path / "record.json").write_text("[" * 100_000)
+    assert RunFolder(tmp_path).record() is None
+
+
 def test_half_written_answers_are_none(tmp_path: Path) -> None:
     about = demo_about(n=50)
     run = demo_runs(about)[0]

@@ -147,10 +147,12 @@ def test_what_cannot_differ_between_seeds_runs_once() -> None:
                 {"readout": few, "name": "few"},
                 {"readout": asked, "method": "lora"},
                 {"name": "probe"},
+                {"readout": {"name": "options", "pattern": "{text} {mask}", "options": {"0": "one", "1": "two"}}},
+                {"readout": "chat"},
             ],
         }
     ).cells
-    assert [len(one.distinct_seeds) for one in cells] == [1, 2, 2, 2]
+    assert [len(one.distinct_seeds) for one in cells] == [1, 2, 2, 2, 1, 1]
     drawn = [
         one.demonstrations.seed for seed in (0, 1) if isinstance(one := cells[1].seeded(seed), Verbalizer) and one.demonstrations
     ]

@@ -132,6 +132,9 @@ def test_an_interrupted_one_is_told_as_such(base: Base, task: Task, tmp_path: Pa
     with pytest.raises(KeyboardInterrupt):
         compared(base, task, tmp_path, replace(SMALL, sets=3))
     assert open_comparison(tmp_path).studies[0].reason == "it was interrupted."
+    for file, damage in (("sensitivity.json", b"[" * 100_000), ("error.txt", b"\xff")):
+        (tmp_path / "sensitivity" / "tiny" / file).write_bytes(damage)
+        assert open_comparison(tmp_path).studies[0].reason == "it was interrupted."
 
 
 def test_the_total_budget_holds_for_it_too(base: Base, task: Task, tmp_path: Path) -> None:

@@ -244,6 +244,9 @@ def test_what_cannot_be_probed(tmp_path: Path) -> None:
             Probing(**settings)
     with pytest.raises(InputError, match="cannot be read"):
         read_probing(tmp_path / "none.json")
+    (tmp_path / "deep.json").write_text("[" * 100_000, "utf-8")
+    with pytest.raises(InputError, match="cannot be read"):
+        read_probing(tmp_path / "deep.json")
     good = probe(base, tagged(), settings=SHORT)
     values = json.loads(json.dumps(to_mapping(good)))
     values["bases"][0]["probes"][0]["shares"] = [1.0]

@@ -225,5 +225,5 @@ def _read_json(path: Path) -> object:
     """What a JSON file holds; None if it is missing or damaged."""
     try:
         return json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None

@@ -17,7 +17,9 @@ from lmtailor.methods.frozen import Frozen
 from lmtailor.methods.method import Method
 from lmtailor.objectives.objective import Objective
 from lmtailor.objectives.supervised import Supervised
+from lmtailor.readouts.conversation import Chat
 from lmtailor.readouts.head import Head
+from lmtailor.readouts.options import Options
 from lmtailor.readouts.readout import Readout
 from lmtailor.readouts.registry import READOUTS, readout_name
 from lmtailor.readouts.text import Text
@@ -167,7 +169,7 @@ class Cell:
         return isinstance(readout, Majority) or (
             self.strategy is None
             and isinstance(self.method, Frozen)
-            and (isinstance(readout, Text) or (isinstance(readout, Verbalizer) and _shows_the_same(readout)))
+            and (isinstance(readout, Text | Chat | Options) or (isinstance(readout, Verbalizer) and _shows_the_same(readout)))
         )
 
     @property

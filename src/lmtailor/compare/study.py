@@ -164,5 +164,5 @@ def _kept(name: str, folder: Path) -> Study:
         pass
     try:
         return replace(blank, reason=(folder / _REASON).read_text("utf-8").partition("\n\n")[0])
-    except OSError:
+    except (OSError, UnicodeDecodeError):
         return blank

@@ -162,7 +162,7 @@ def read_probing(path: str | Path) -> ProbingRecord:
     """
     try:
         values = json.loads(Path(path).read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} cannot be read as a probing study: {error}.") from None
     if not isinstance(values, dict):
         raise InputError(f"{path} is no probing study.")

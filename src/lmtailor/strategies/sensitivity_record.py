@@ -227,7 +227,7 @@ def read_sensitivity(path: str | Path) -> SensitivityRecord:
     """
     try:
         values = json.loads(Path(path).read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} cannot be read as a sensitivity study: {error}.") from None
     if not isinstance(values, dict):
         raise InputError(f"{path} is no sensitivity study.")
