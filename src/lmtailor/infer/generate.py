@@ -275,10 +275,19 @@ def _item(base: Base, edits: Edits, prompt: Prompt, decoding: Decoding) -> Encod
     if len(ids) + virtual + (new if causal else 0) > room:
         more, less = (f", to which max_new_tokens adds {new}", ", or ask for less") if causal else ("", "")
         raise InputError(f"{upper} has {before}{more}; the model takes {room}. Shorten it{less}.")
-    limit = base.read.max_positions
-    if not causal and limit is not None and virtual + new > limit:
-        raise InputError(f"max_new_tokens is {new}, but the decoder has {limit - virtual} positions. Ask for less.")
+    check_decoder_room(base, edits, new)
     return Encoded(sequences=(ids,), read=((len(ids) - 1,),), id=prompt.name)
+
+
+def check_decoder_room(base: Base, edits: Edits, new: int) -> None:
+    """See that the decoder of an encoder-decoder has positions for so many new tokens.
+
+    Raises:
+        InputError: it has not.
+    """
+    limit, virtual = base.read.max_positions, virtual_tokens(edits)
+    if base.kind == "encoder-decoder" and limit is not None and virtual + new > limit:
+        raise InputError(f"max_new_tokens is {new}, but the decoder has {limit - virtual} positions. Ask for less.")
 
 
 def _padded(base: Base, ids: Sequence[tuple[int, ...]], *, left: bool) -> dict[str, Any]:

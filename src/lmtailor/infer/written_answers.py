@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from lmtailor.base.base import Base
 from lmtailor.core.errors import InputError
 from lmtailor.infer.decoding import Decoding, end_tokens
-from lmtailor.infer.generate import Writer
+from lmtailor.infer.generate import Writer, check_decoder_room
 from lmtailor.infer.score import Progress
 from lmtailor.infer.written import Generated, Stream
 from lmtailor.readouts.text import TextReading
@@ -52,8 +52,8 @@ def write_answers(  # noqa: PLR0913 - every argument is a choice of its own
         progress: told after every batch.
 
     Raises:
-        InputError: an adapter that does not write, adapters whose texts end with different tokens, or an input that leaves no
-            room for `max_new_tokens`.
+        InputError: an adapter that does not write, adapters whose texts end with different tokens, or no room for
+            `max_new_tokens` behind an input or in a decoder.
     """
     how = Decoding() if decoding is None else decoding
     readings = [_reading(i, adapter) for i, adapter in enumerate(adapters)]
@@ -63,6 +63,8 @@ def write_answers(  # noqa: PLR0913 - every argument is a choice of its own
             "The adapters end their texts with different tokens (one is of a chat, one is not), and a batch has one "
             "rule. Ask them apart."
         )
+    for adapter in adapters:
+        check_decoder_room(base, adapter.edits, how.max_new_tokens)
     room = how.max_new_tokens if base.kind == "decoder" else 0
     items = [readings[slot].input(example, room) for slot, example in zip(slots, examples, strict=True)]
     writer = Writer(

@@ -121,6 +121,10 @@ class Text:
 class Pieces(Protocol):
     """How examples become what is run: the way from texts to tokens, of `Text` a pattern, of `Chat` a conversation."""
 
+    @property
+    def limit(self) -> int:
+        """Longest sequence (tokens)."""
+
     def input(self, example: Example, room: int) -> Encoded:
         """See `TextReading.input`."""
 
@@ -216,8 +220,13 @@ class TextReading:
         """The input with at least `room` tokens left behind it.
 
         Raises:
-            InputError: a column is missing, the text does not fit, or there is no token to begin with.
+            InputError: a column is missing, the text does not fit, nothing would, or there is no token to begin with.
         """
+        if room >= self.pieces.limit:
+            raise InputError(
+                f"{room} tokens are to be written (max_new_tokens), but input and answer have {self.pieces.limit} together. Ask "
+                "for less, or raise the readout's max_length."
+            )
         return self.pieces.input(example, room)
 
     def items(self, example: Example) -> tuple[Encoded, ...]:

@@ -1,0 +1,34 @@
+"""Answers that adapters write: what leaves no room for them is refused before anything runs."""
+
+import pytest
+
+from lmtailor.core.errors import InputError
+from lmtailor.infer.decoding import Decoding
+from lmtailor.infer.evaluate import evaluate, plain_adapter
+from lmtailor.infer.predict import predict
+from lmtailor.readouts.text import Text
+from lmtailor.tasks.task import Task
+from tests.tiny import tiny_base
+
+ROWS = [{"input": "the cat is", "target": "good"}, {"input": "a movie is", "target": "bad"}]
+TASK = Task.from_records(train=ROWS, test=ROWS, kind="generation", text="input", label="target", metrics=("exact_match",))
+
+
+@pytest.mark.parametrize("family", ["bart", "marian"])
+def test_a_decoder_without_positions_for_what_is_to_be_written_is_refused(family: str) -> None:
+    base = tiny_base(family)
+    adapter = plain_adapter(base, TASK, Text("{input}"))
+    long = Decoding(max_new_tokens=129)
+    with pytest.raises(InputError, match="the decoder has 128 positions"):
+        predict(base, adapter, ["the cat is"], decoding=long)
+    with pytest.raises(InputError, match="the decoder has 128 positions"):
+        evaluate(base, TASK, adapter, decoding=long)
+    assert predict(base, adapter, ["the cat is"], decoding=Decoding(max_new_tokens=2))[0].text is not None
+
+
+def test_an_answer_that_leaves_no_room_for_an_input_is_named_as_what_is_too_long() -> None:
+    base = tiny_base("gpt2")
+    adapter = plain_adapter(base, TASK, Text("{input}", max_length=16))
+    with pytest.raises(InputError, match=r"16 tokens are to be written \(max_new_tokens\), but input and answer have 16"):
+        predict(base, adapter, ["the cat is"], decoding=Decoding(max_new_tokens=16))
+    assert predict(base, adapter, ["the cat is"], decoding=Decoding(max_new_tokens=2))[0].text is not None
