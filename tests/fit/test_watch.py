@@ -2,14 +2,14 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from lmtailor.base.base import Base
-from lmtailor.core.errors import InputError
+from lmtailor.core.errors import InputError, TrainingError
 from lmtailor.fit.callbacks.callback import Asked, Callback, Ended, Evaluated, HearsAsked, Started, Stepped
 from lmtailor.fit.callbacks.console import ConsoleCallback
 from lmtailor.fit.callbacks.jsonl import JsonlCallback
@@ -172,3 +172,18 @@ def test_refusals() -> None:
         Watched(name="x", examples=RANKED.examples, choices=(("a", "b"),) * 3)
     with pytest.raises(InputError, match="has no examples"):
         Watched(name="x", examples=())
+
+
+def test_a_finished_fit_that_was_asked_other_questions_is_not_taken_for_this_one(tmp_path: Path) -> None:
+    base = tiny_base("llama")
+
+    def run(watched: Watched) -> Adapter:
+        return fit(
+            base, task(), method=LoRA(rank=2), readout=Text("{input}"), training=SHORT, out=tmp_path / "a", watched=[watched]
+        )
+
+    first = run(WRITTEN)
+    assert run(WRITTEN).provenance["watched"] == first.provenance["watched"]
+    for other in (replace(WRITTEN, examples=RANKED.examples), replace(RANKED, name=WRITTEN.name)):
+        with pytest.raises(TrainingError, match="another fit"):
+            run(other)

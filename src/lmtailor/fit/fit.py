@@ -164,7 +164,7 @@ class _Plan:
     watched: tuple[Watched, ...]
 
     def settings(self) -> dict[str, Any]:
-        """All that its weights depend on."""
+        """All that its weights and its scores depend on."""
         return {
             "base": self.base.fingerprint,
             "dtype": str(self.base.dtype),
@@ -178,7 +178,7 @@ class _Plan:
             "unlabelled": None if self.unlabelled is None else to_mapping(self.unlabelled),
             "training": to_mapping(self.training),
             "seed": self.seed,
-            **({"watched": [one.name for one in self.watched]} if self.watched else {}),
+            **({"watched": {one.name: one.digest for one in self.watched}} if self.watched else {}),
         }
 
     def job(self, number: int | None) -> Job:

@@ -1,5 +1,7 @@
 """Questions of a task that is held out: a fit is asked them as it goes, and never learns from them."""
 
+import hashlib
+import json
 from dataclasses import dataclass, field
 
 from lmtailor.core.errors import InputError
@@ -27,6 +29,12 @@ class Watched:
         for example, own in zip(self.examples, self.choices or [()] * len(self.examples), strict=True):
             if not example.references or (self.choices and example.references[0] not in own):
                 raise InputError(f"{example.id} of {self.name} has no right answer{' among its choices' if own else ''}.")
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of what is asked and of the answers, in hexadecimal."""
+        asked = [[sorted(example.fields.items()), example.references] for example in self.examples]
+        return hashlib.sha256(json.dumps([asked, self.choices]).encode()).hexdigest()
 
     @property
     def ranked(self) -> bool:
