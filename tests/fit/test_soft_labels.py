@@ -17,6 +17,7 @@ from lmtailor.tasks.example import Split
 from lmtailor.tasks.task import Task
 from tests.fit.tasks import grades, sentiment
 from tests.fit.test_fit import Recorder, same
+from tests.readouts.token_tasks import tagged
 from tests.tiny import tiny_base
 
 SHORT = Training(epochs=2, batch_size=8, lr=3e-3, checkpoint_every=1)
@@ -113,7 +114,11 @@ def test_what_is_no_soft_label_is_refused() -> None:
     for wrong in ((0.5, 0.6), (1.2, -0.2), (1.0,), (float("nan"), 1.0)):
         with pytest.raises(InputError, match="must be a distribution over the 2 labels"):
             soft_targets(task, Distillation(), {**own, first: wrong})
-    with pytest.raises(InputError, match="regression has no labels"):
+    with pytest.raises(InputError, match="regression has none"):
         soft_targets(grades(), Distillation(), {})
+    tags = tagged()
+    even = [1 / len(tags.labels)] * len(tags.labels)
+    with pytest.raises(InputError, match="labelling has none"):
+        soft_targets(tags, Distillation(), {example.id: even for example in tags.split("train")})
     with pytest.raises(InputError, match="some examples of task's train have none"):
         soft_targets(unnamed(), Supervised(), None)

@@ -24,8 +24,8 @@ def soft_targets(task: Task, objective: Objective, soft_labels: SoftLabels | Non
     """What the training examples should be answered, (B, C) in their order; None for objectives that learn from labels.
 
     Raises:
-        InputError: soft labels are missing, not asked for, no distributions, or of examples that are not in train; or labels
-            are missing.
+        InputError: soft labels are missing, not asked for, no distributions, or of examples that are not in train; labels are
+            missing; or the task is none of classification.
     """
     name = objective.variant_name()
     if not objective.soft:
@@ -34,8 +34,10 @@ def soft_targets(task: Task, objective: Objective, soft_labels: SoftLabels | Non
         if not task.split("train").labelled:
             raise InputError(f"The objective {name} learns from labels, and some examples of {task.name}'s train have none.")
         return None
-    if task.kind == "regression":
-        raise InputError(f"The objective {name} learns from distributions over labels, and regression has no labels.")
+    if task.kind != "classification":
+        raise InputError(
+            f"The objective {name} learns from one distribution over labels an example, and {task.kind} has none. Use supervised."
+        )
     if soft_labels is None:
         raise InputError(f"The objective {name} learns from soft labels: give them (soft_labels=…) for every example of train.")
     ids = [example.id for example in task.split("train")]
