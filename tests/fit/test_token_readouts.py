@@ -106,6 +106,7 @@ def test_answers_of_several_kinds_share_batches() -> None:
     assert predict(base, spans, [(inputs[1]["question"], inputs[1]["context"])])[0].text == second.text
     with pytest.raises(InputError, match="this readout writes none"):
         predict(base, tags, ["a cat"], decoding=Decoding())
+    assert predict(base, tags, []) == []
 
 
 def test_adapters_that_are_fitted_together_are_those_that_are_fitted_alone() -> None:

@@ -67,7 +67,7 @@ def predict(
         batch_size: inputs in a batch.
         decoding: how text is written, where the adapters write; None: greedily, 64 tokens at most.
         first: number of the first input; what is drawn for an input depends on its number, so whoever asks in parts counts on.
-        progress: called with inputs done and of how many.
+        progress: called with what is done and of how many: inputs, or each window or prompt that is run for one.
 
     Raises:
         InputError: an input that lacks a text, an adapter without a readout, rows that do not fit, adapters of which some write
@@ -89,7 +89,7 @@ def predict(
     variants = [(slot, one) for slot, reading in enumerate(readings) for one in reading.variants()]
     asked = _asked(variants, slots, examples, inquiries)
     items = [row.item for row in asked]
-    apart = len(set(slots)) == 1 or any(takes_passes(own) for own in readings) or not all(own.edits.shares_batch for own in many)
+    apart = len(set(slots)) <= 1 or any(takes_passes(own) for own in readings) or not all(own.edits.shares_batch for own in many)
     scores = (_apart if apart else _together)(
         base,
         [replace(many[slot], reading=one) for slot, one in variants],
