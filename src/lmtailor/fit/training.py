@@ -16,9 +16,9 @@ class Training:
     max_steps: int | None = None
     """Optimizer steps, instead of `epochs`."""
     batch_size: int = 16
-    """Examples a micro-batch."""
+    """Examples a micro-batch; where an example has several references to write, each is one."""
     accumulate: int = 1
-    """Micro-batches a step; the gradient is the mean over all their examples."""
+    """Micro-batches a step; the gradient is the mean over their answers: labels, target tokens, words' tags, ends of spans."""
     lr: float | None = None
     """Peak learning rate."""
     optimizer: Literal["adamw", "adafactor"] | None = None
@@ -35,7 +35,8 @@ class Training:
     patience: int | None = None
     """Evaluations without a better score before the fit stops; None never stops early."""
     keep: Literal["best", "last"] = "best"
-    """Which weights the fit returns; best by the first metric on dev, the earliest of equals."""
+    """Which weights the fit returns; best on dev by the first metric, or by perplexity where text is written, the
+    earliest of equals."""
     checkpoint_every: int | None = None
     """Steps between checkpoints, besides those at evaluations. Only with `out`."""
     precision: Literal["float32", "bfloat16"] = "float32"

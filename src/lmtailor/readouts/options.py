@@ -179,8 +179,7 @@ class OptionsReading:
         """An example as one sequence an option.
 
         Raises:
-            InputError: a column is missing, an option is empty, unknown to the tokenizer or the same as another, or the text does
-                not fit.
+            InputError: a column is missing, an option is empty or unknown to the tokenizer, or the text does not fit.
         """
         texts = [text.strip() for text in column_texts(example, self.columns).values()]
         pieces = [self._pieces(example, column, text) for column, text in zip(self.columns, texts, strict=True)]

@@ -39,7 +39,7 @@ class Reading(Protocol):
 
     @property
     def kind(self) -> TaskKind:
-        """classification or regression."""
+        """Of the task."""
 
     @property
     def form(self) -> InputForm:
