@@ -23,10 +23,13 @@ from lmtailor.fit.training import Training
 from lmtailor.infer.decoding import Decoding
 from lmtailor.methods.lora import LoRA
 from lmtailor.methods.prefix import Prefix
+from lmtailor.readouts.conversation import Chat
 from lmtailor.readouts.span import Span
 from lmtailor.readouts.tagging import Tags
 from lmtailor.readouts.text import Text
+from lmtailor.tasks.conversations import conversation_task
 from lmtailor.tasks.metrics.text.evaluate import evaluate_texts, paired_text_difference
+from lmtailor.tasks.prompt import Prompt
 from lmtailor.tasks.task import Task
 from tests.tiny import tiny_base
 
@@ -252,6 +255,14 @@ def test_without_a_plan_prompts_and_three_methods_write(task: Task) -> None:
     assert plan.cells[0].readout == Text("{about}\n")
     with pytest.raises(UnsupportedError, match="fills gaps"):
         default_plan(tiny_base("bert"), task, name="tiny")
+
+
+def test_without_a_plan_a_card_s_target_is_written_and_conversations_are_turns(task: Task) -> None:
+    proposed = replace(task, prompts=(Prompt(name="said", pattern="{about}:", target=" {said}."),))
+    plan = default_plan(tiny_base("gpt2"), proposed, name="tiny")
+    assert {cell.readout for cell in plan.cells} == {Text("{about}:", target=" {said}.")}
+    talks = conversation_task(train=[{"instruction": "Say a.", "output": "a"}, {"instruction": "Say b.", "output": "b"}])
+    assert {cell.readout for cell in default_plan(tiny_base("gpt2"), talks, name="tiny").cells} == {Chat()}
 
 
 @pytest.mark.parametrize(

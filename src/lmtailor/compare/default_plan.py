@@ -16,6 +16,7 @@ from lmtailor.methods.lora import LoRA
 from lmtailor.methods.method import Method
 from lmtailor.methods.prefix import Prefix
 from lmtailor.methods.top_layers import TopLayers
+from lmtailor.readouts.conversation import Chat
 from lmtailor.readouts.demonstrations import Demonstrations
 from lmtailor.readouts.head import Head
 from lmtailor.readouts.labels import LabelSet
@@ -25,6 +26,7 @@ from lmtailor.readouts.tagging import Tags
 from lmtailor.readouts.text import Text
 from lmtailor.readouts.verbalizer import Verbalizer
 from lmtailor.store.adapter import build_adapter
+from lmtailor.tasks.conversations import CONVERSATION
 from lmtailor.tasks.example import TaskKind
 from lmtailor.tasks.task import Task
 
@@ -75,10 +77,13 @@ def proposed_verbalizer(task: Task) -> Verbalizer | None:
     return Verbalizer(plain if prompt is None else prompt.pattern, words)
 
 
-def proposed_text(task: Task) -> Text:
-    """The task card's first pattern, else the columns, a line each."""
+def proposed_text(task: Task) -> Text | Chat:
+    """The task card's first pattern with what it writes, else the columns, a line each; of conversations their turns."""
+    if task.text == (CONVERSATION,):
+        return Chat()
     plain = "\n".join(f"{{{column}}}" for column in task.text) + "\n"
-    return Text(next(iter(task.patterns), plain))
+    prompt = next(iter(task.prompts), None)
+    return Text(plain) if prompt is None else Text(prompt.pattern, target=prompt.target)
 
 
 def _cells(base: Base, task: Task, name: str) -> Iterator[Cell]:
