@@ -2,6 +2,7 @@
 
 import io
 import json
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -136,6 +137,23 @@ def test_curves_are_of_perplexity_on_dev_and_commands_take_the_lowest(done: Comp
     assert chosen is not None
     best = min(records, key=lambda record: record.scores["dev"]["perplexity"].value)
     assert chosen.seed == best.seed
+
+
+def test_commands_write_as_the_comparison_did(done: Comparison) -> None:
+    chosen = done.commands("LoRA")
+    assert chosen is not None
+    assert [line.partition("seed-")[2][2:] for line in chosen.lines] == [
+        "adapter 'your text' --max-new-tokens 6",
+        "adapter --max-new-tokens 6 < texts.txt > answers.jsonl",
+    ]
+    assert "decoding=Decoding(max_new_tokens=6)" in chosen.python
+    drawn = {"max_new_tokens": 64, "temperature": 0.7, "stop": ["\n", "- b"]}
+    runs = [replace(run, record=replace(run.record, settings={**run.record.settings, "decoding": drawn})) for run in done.runs]
+    told = replace(done, runs=tuple(runs)).commands("LoRA")
+    assert told is not None
+    assert shlex.split(told.lines[0])[5:] == ["--temperature", "0.7", "--stop", "\n", "--stop", "- b"]
+    assert "\nfrom lmtailor.infer.decoding import Decoding\n" in told.python
+    assert "decoding=Decoding(temperature=0.7, stop=('\\n', '- b'))" in told.python
 
 
 def test_a_comparison_that_was_killed_goes_on_to_the_same(done: Comparison, task: Task, tmp_path: Path) -> None:

@@ -2,10 +2,12 @@
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from lmtailor.compare.leaderboard import Leaderboard, Run
+from lmtailor.core.settings import from_mapping
+from lmtailor.infer.decoding import Decoding
 from lmtailor.tasks.metrics.direction import greater_is_better
 
 
@@ -40,23 +42,38 @@ def commands(board: Leaderboard, runs: Sequence[Run], cell: str, folder: Path, e
     base = board.about.bases[best.record.base]
     texts = " ".join(shlex.quote(text) for text in example)
     known = repr(example[0]) if len(example) == 1 else repr(tuple(example))
+    how = _writing(best)
+    flags = "".join(
+        f" --{name.replace('_', '-')} {shlex.quote(str(one))}"
+        for name, value in how.items()
+        for one in (value if isinstance(value, tuple) else (value,))
+    )
+    decoding = f"Decoding({', '.join(f'{name}={value!r}' for name, value in how.items())})"
     return Commands(
         cell=cell,
         seed=best.record.seed,
         lines=(
-            f"lmtailor predict {shlex.quote(base)} {shlex.quote(adapter)} {texts}",
-            f"lmtailor predict {shlex.quote(base)} {shlex.quote(adapter)} < texts.txt > answers.jsonl",
+            f"lmtailor predict {shlex.quote(base)} {shlex.quote(adapter)} {texts}{flags}",
+            f"lmtailor predict {shlex.quote(base)} {shlex.quote(adapter)}{flags} < texts.txt > answers.jsonl",
         ),
         python="\n".join(
             (
                 "import lmtailor as lt",
+                *(["from lmtailor.infer.decoding import Decoding"] if how else []),
                 "",
                 f"base = lt.load_base({base!r})",
                 f"adapter = lt.load_adapter({adapter!r}, base)",
-                f"print(lt.predict(base, adapter, [{known}]))",
+                f"print(lt.predict(base, adapter, [{known}]{f', decoding={decoding}' if how else ''}))",
             )
         ),
     )
+
+
+def _writing(run: Run) -> dict[str, object]:
+    """How the run wrote text, as far as it is not what is done unasked; nothing where it wrote none."""
+    held = run.record.settings.get("decoding")
+    how = from_mapping(Decoding, held) if isinstance(held, dict) else Decoding()
+    return {one.name: value for one in fields(how) if (value := getattr(how, one.name)) != one.default}
 
 
 def _dev(board: Leaderboard, run: Run) -> float:
