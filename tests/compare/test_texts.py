@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from lmtailor.compare.answers import Texts
+from lmtailor.compare import answers_file
+from lmtailor.compare.answers import Texts, answers_of
 from lmtailor.compare.answers_file import LARGEST, TEXTS, read_answers, write_answers
 from lmtailor.compare.cell import Job, Outcome, run_cell
 from lmtailor.compare.compare import Comparison, compare, open_comparison
@@ -320,6 +321,18 @@ def test_texts_that_are_too_large_are_refused(tmp_path: Path) -> None:
     with (tmp_path / TEXTS).open("wb") as file:
         file.truncate(LARGEST + 1)
     assert read_answers(tmp_path) is None
+
+
+def test_texts_that_are_too_large_fail_their_own_run_alone(task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def answers(job: Job) -> Outcome:
+        text = "x" * (2**20 if job.cell.name == "LoRA" else 2)
+        return Outcome(answers={split: answers_of(task, split, [text] * len(task.split(split))) for split in job.splits})
+
+    monkeypatch.setattr(answers_file, "LARGEST", 2**20)
+    done = run(task, tmp_path / "out", runner=answers)
+    assert {run.record.cell for run in done.runs if run.record.status == "failed"} == {"LoRA"}
+    assert "are kept at most" in (done.leaderboard.failures[0].reason or "")
+    assert {row.cell for row in open_comparison(tmp_path / "out").leaderboard.rows} == {row.cell for row in done.leaderboard.rows}
 
 
 def tagged(count: int, start: int = 0) -> list[dict[str, object]]:

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from lmtailor.compare.answers import Answers, AnyAnswers, Numbers, Texts
-from lmtailor.core.errors import InputError
+from lmtailor.core.errors import DataError
 from lmtailor.core.files import write_bytes
 
 NUMBERS, TEXTS = "predictions.safetensors", "predictions.json"
@@ -28,14 +28,15 @@ def write_answers(folder: Path, answers: Mapping[str, AnyAnswers]) -> None:
     """Keep the answers of a run.
 
     Raises:
-        InputError: the folder cannot be written, or the texts are too large.
+        DataError: the texts are too large; nothing was written.
+        InputError: the folder cannot be written.
     """
     texts = {split: one for split, one in answers.items() if isinstance(one, Texts)}
     if texts:
         plain = {split: {name: getattr(one, name) for name in _FIELDS} for split, one in texts.items()}
         content = json.dumps(plain).encode("ascii")  # escaped, since a text may hold half of a surrogate pair
         if len(content) > LARGEST:
-            raise InputError(
+            raise DataError(
                 f"The answers with their references take {len(content) / 2**20:.0f} MiB; {LARGEST // 2**20} are kept at most. "
                 "Limit the splits (--set task.limits.test=1000)."
             )

@@ -128,7 +128,8 @@ class RunFolder:
         """Keep the end of a run: the answers first, since the record says that all is there.
 
         Raises:
-            InputError: the folder cannot be written, or texts are too large.
+            DataError: texts are too large; nothing was written.
+            InputError: the folder cannot be written.
         """
         write_answers(self.path, answers)
         write_text(self.path / "record.json", json.dumps(record_to_mapping(record), indent=1, ensure_ascii=False))

@@ -18,7 +18,7 @@ from lmtailor.compare.plan import Budget, Cell, Plan
 from lmtailor.compare.progress import Reporter
 from lmtailor.compare.record import RunRecord
 from lmtailor.compare.sizes import sized
-from lmtailor.core.errors import InputError, LMTailorError, TrainingError
+from lmtailor.core.errors import DataError, InputError, LMTailorError, TrainingError
 from lmtailor.core.files import write_text
 from lmtailor.core.provenance import hardware, now, revision, versions
 from lmtailor.core.settings import settings_hash, to_mapping
@@ -106,6 +106,20 @@ def kept_run(place: RunFolder) -> Run | None:
     return None if answers is None else Run(record=record, answers=answers)
 
 
+def _written(place: RunFolder, run: Run, blank: RunRecord) -> Run:
+    """The run as it is kept: with texts that are too large to keep it has failed.
+
+    Raises:
+        InputError: the folder cannot be written.
+    """
+    try:
+        place.write(run.record, run.answers)
+    except DataError as error:
+        run = Run(record=replace(blank, reason=str(error), seconds=run.record.seconds, provenance=run.record.provenance))
+        place.write(run.record, run.answers)
+    return run
+
+
 def budgeted(task: Task, budget: Budget, seed: int) -> Task:
     """The task as a run of this seed sees it: with few shots of its own draw, or with a limited training split.
 
@@ -179,7 +193,7 @@ class _Session:
             place.claim(digest)
             run = self._carried_out(cell, seed, base, place, blank, sum(run.record.seconds for run in before))
             run = replace(run, record=replace(run.record, seconds=time.monotonic() - began))
-            place.write(run.record, run.answers)
+            run = _written(place, run, blank)
         self.reporter.finished(run.record, time.monotonic() - began, remaining)
         return run
 
