@@ -26,6 +26,7 @@ from lmtailor.readouts.options import Options
 from lmtailor.readouts.readout import Readout
 from lmtailor.readouts.span import Span
 from lmtailor.readouts.tagging import Tags
+from lmtailor.readouts.text import Text
 from lmtailor.store.adapter import Adapter
 from lmtailor.store.folder import load_adapter, save_adapter
 from lmtailor.tasks.task import Task
@@ -165,3 +166,25 @@ def test_what_cannot_be_learned_is_left_out_and_counted() -> None:
     unseen = Task.from_records(kind="labelling", text="text", label="tags", train=[{"text": "\u200b \u200b", "tags": "A B"}])
     with pytest.raises(InputError, match="No example of task's train has an answer that the model sees"):
         fit(base, unseen, method=Frozen(), readout=Tags(), training=Training(epochs=1))
+
+
+def test_examples_that_lost_tokens_are_counted_once_whatever_they_are_run_as() -> None:
+    context = "it is good cat and no more. " + "that was to you. " * 8
+    row = {"question": "is it the worst one of all?", "context": context, "answers": [{"text": "good cat", "answer_start": 6}]}
+    spans = Task.from_records(kind="span", text=["question", "context"], label="answers", train=[row], dev=[row])
+    heard = Recorder()
+    short = Span(max_length=20, max_question=4, stride=4)
+    fit(tiny_base("bert"), spans, method=Frozen(), readout=short, training=Training(max_steps=1), callbacks=[heard])
+    assert any(note.startswith("1 of 1 examples of dev are longer") for note in heard.notes)
+    rows = [{"input": "a good movie that was so very great", "target": said} for said in ("no", "fun", "yes")]
+    rows.append({"input": "no", "target": "fun"})
+    written = Task.from_records(train=rows, kind="generation", text="input", label="target")
+    fit(
+        tiny_base("gpt2"),
+        written,
+        method=LoRA(rank=2),
+        readout=Text("{input}", max_length=8),
+        training=Training(max_steps=1),
+        callbacks=[heard],
+    )
+    assert any(note.startswith("1 of 2 examples of train are longer") for note in heard.notes)

@@ -1,7 +1,7 @@
 """One adapter in training: its data, parameters, optimizer and progress. The loop runs one, or several in shared batches."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -109,8 +109,7 @@ class Member:
                 "Nothing would be trained: this method and this readout have no parameters of their own. "
                 "Use evaluate to measure them as they are, or choose another method or a Head."
             )
-        method = self.adapter.method
-        reading = self.adapter.reading
+        method, reading = self.adapter.method, self.adapter.reading
         if isinstance(reading, TextReading) and (method.passes > 1 or self.job.objective.over_all_words):
             self.adapter = replace(self.adapter, reading=reading.over_all_words())
         rates = method.rates(self.adapter.edits) if isinstance(method, Rates) else {}
@@ -364,8 +363,8 @@ class Member:
 
     def data_notes(self) -> tuple[str, ...]:
         """Splits of which texts lost their end, and text that is read besides."""
-        splits: Mapping[str, Sequence[Encoded]] = {"train": self.train, "dev": self.dev}
-        notes = [_cut_note(name, items) for name, items in splits.items() if any(item.cut for item in items)]
+        both = (("train", self.train), ("dev", self.dev))
+        notes = [_cut_note(name, items) for name, items in both if any(item.cut for item in items)]
         if self.left_out:
             notes.append(f"{self.left_out:,} examples of train have no answer that the model sees, and are left out")
         if self.texts is not None:
@@ -396,5 +395,6 @@ class Member:
 
 
 def _cut_note(split: str, items: Sequence[Encoded]) -> str:
-    cut = [item.cut for item in items if item.cut]
-    return f"{len(cut):,} of {len(items):,} texts of {split} are longer than the model takes; {sum(cut):,} tokens were cut off"
+    most = {item.id: item.cut for item in sorted(items, key=lambda item: item.cut)}  # of an example's windows or references
+    count, lost = f"{sum(map(bool, most.values())):,} of {len(most):,} examples", sum(most.values())
+    return f"{count} of {split} are longer than the model takes, or than max_length; {lost:,} tokens were cut off"
