@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from lmtailor.core.errors import DataError, InputError
 from lmtailor.tasks.card import task_from_files
+from lmtailor.tasks.formats import nested
 from lmtailor.tasks.formats.triples import linearised
 from lmtailor.tasks.read import Format, read_table
 
@@ -135,12 +136,16 @@ def test_two_columns_of_one_name(tmp_path: Path) -> None:
         read_table(tmp_path / "a.jsonl", Format(format="nested"))
 
 
-def test_lists_that_multiply_are_refused_before_their_rows_are_made(tmp_path: Path) -> None:
+def test_lists_that_multiply_are_refused_before_their_rows_are_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lists = {f"list{number}": [{"a": 1}] * 100 for number in range(12)}  # 10^24 rows, which nobody waits for
-    for held in (lists, {"outer": [{"inner": [{"b": 1}] * 3000, "other": [{"c": 1}] * 3000}] * 2}):
-        (tmp_path / "a.jsonl").write_text(json.dumps({"a": 1}) + "\n" + json.dumps(held))
-        with pytest.raises(DataError, match=r"a\.jsonl becomes more than 10000000 rows \(line 2\)"):
-            read_table(tmp_path / "a.jsonl", Format(format="nested"))
+    (tmp_path / "a.jsonl").write_text(json.dumps({"a": 1}) + "\n" + json.dumps(lists))
+    with pytest.raises(DataError, match=r"a\.jsonl becomes more than 10000000 rows \(line 2\)"):
+        read_table(tmp_path / "a.jsonl", Format(format="nested"))
+    monkeypatch.setattr(nested, "MAX_ROWS", 1000)
+    halves = {"outer": [{"one": [{"b": 1}] * 30, "other": [{"c": 1}] * 30}] * 2}
+    (tmp_path / "b.jsonl").write_text(json.dumps(halves))
+    with pytest.raises(DataError, match=r"b\.jsonl becomes more than 1000 rows \(line 1\)"):
+        read_table(tmp_path / "b.jsonl", Format(format="nested"))
 
 
 PLAIN = st.one_of(st.none(), st.booleans(), st.integers(), st.text(max_size=3))

@@ -7,6 +7,7 @@ passage_text, passage_questions_question, passage_questions_answers_text and pas
 """
 
 from collections.abc import Iterator, Mapping
+from math import prod
 from pathlib import Path
 
 from lmtailor.core.errors import DataError
@@ -49,14 +50,15 @@ class _TooManyRowsError(Exception):
 
 def _flat(record: Mapping[str, object], prefix: str) -> Iterator[dict[str, object]]:
     """The rows of an object; a member's name that another one has already raises KeyError."""
-    rows: list[dict[str, object]] = [{}]
+    parts: list[list[dict[str, object]]] = []
     for name, cell in record.items():
         own = _rows_of(cell, f"{prefix}{name}")
-        if own is None:
-            own = [{f"{prefix}{name}": cell}]
-        if len(rows) * len(own) > MAX_ROWS:
-            raise _TooManyRowsError
-        rows = [_joined(row, more) for row in rows for more in own]
+        parts.append([{f"{prefix}{name}": cell}] if own is None else own)
+    if prod(map(len, parts)) > MAX_ROWS:
+        raise _TooManyRowsError
+    rows: list[dict[str, object]] = [{}]
+    for part in parts:
+        rows = [_joined(row, more) for row in rows for more in part]
     yield from rows
 
 
