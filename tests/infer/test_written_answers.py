@@ -32,3 +32,13 @@ def test_an_answer_that_leaves_no_room_for_an_input_is_named_as_what_is_too_long
     with pytest.raises(InputError, match=r"16 tokens are to be written \(max_new_tokens\), but input and answer have 16"):
         predict(base, adapter, ["the cat is"], decoding=Decoding(max_new_tokens=16))
     assert predict(base, adapter, ["the cat is"], decoding=Decoding(max_new_tokens=2))[0].text is not None
+
+
+def test_what_cannot_be_measured_is_refused_before_it_is_written() -> None:
+    base = tiny_base("gpt2")
+    task = Task.from_records(train=ROWS, unlabelled=[{"input": "a book"}], kind="generation", text="input", label="target")
+    adapter = plain_adapter(base, task, Text("{input}"))
+    heard: list[tuple[int, int]] = []
+    with pytest.raises(InputError, match="have no label or reference"):
+        evaluate(base, task, adapter, split="unlabelled", progress=lambda *done: heard.append(done))
+    assert not heard

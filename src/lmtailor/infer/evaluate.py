@@ -151,13 +151,18 @@ def measure(task: Task, predictions: Predictions, *, seed: int = 0) -> Scores:
     Raises:
         InputError: some examples have no label.
     """
-    if predictions.reference is None:
-        raise InputError("Some examples have no label or reference, so nothing can be measured on them. Use predict.")
+    _check_known(predictions.reference is not None)
+    assert predictions.reference is not None
     if task.kind in TEXT_KINDS:
         return evaluate_texts(task.metrics, list(predictions.predicted), list(predictions.reference), seed=seed)
     return evaluate_predictions(
         task.metrics, predictions.predicted, predictions.reference, kind=task.kind, labels=task.labels, seed=seed
     )
+
+
+def _check_known(known: bool) -> None:
+    if not known:
+        raise InputError("Some examples have no label or reference, so nothing can be measured on them. Use predict.")
 
 
 def reference_perplexity(
@@ -256,8 +261,9 @@ def measure_adapter(
     """The task's metrics on a split, perplexity among them, and what was cut.
 
     Raises:
-        InputError: as `evaluate`; nothing is to be written, and `decoding` says how.
+        InputError: as `evaluate`; some examples have no label; nothing is to be written, and `decoding` says how.
     """
+    _check_known(task.split(split).labelled)
     likely = PERPLEXITY in task.metrics and task.kind == "generation"
     texts = replace(task, metrics=tuple(name for name in task.metrics if name != PERPLEXITY) or task.metrics)
     found: dict[str, Score] = {}
