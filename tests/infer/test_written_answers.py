@@ -38,7 +38,7 @@ def test_what_cannot_be_measured_is_refused_before_it_is_written() -> None:
     base = tiny_base("gpt2")
     task = Task.from_records(train=ROWS, unlabelled=[{"input": "a book"}], kind="generation", text="input", label="target")
     adapter = plain_adapter(base, task, Text("{input}"))
-    heard: list[tuple[int, int]] = []
+    heard: list[tuple[int, ...]] = []
     with pytest.raises(InputError, match="have no label or reference"):
         evaluate(base, task, adapter, split="unlabelled", progress=lambda *done: heard.append(done))
     assert not heard
