@@ -21,7 +21,7 @@ class TextOptions:
     predictions: Path | None = None
     """File of texts to score, one a line; or JSON Lines with "prediction" and "references". --metric names bleu, nist,
     coco_rouge_l, cider (these four if none is given), meteor, rouge_1, rouge_2, rouge_l, exact_match, answer_f1, span_f1,
-    distinct_1 or distinct_2."""
+    tag_accuracy, distinct_1 or distinct_2."""
     references: Path | None = None
     """File of texts to compare with: blocks of lines with a blank line between, one a line, or JSON Lines with "references"."""
 
