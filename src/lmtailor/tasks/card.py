@@ -156,17 +156,22 @@ class OutOfDomain:
 
 @dataclass(frozen=True, kw_only=True)
 class Pattern:
-    """A table of `[[patterns]]`."""
+    """A table of `[[patterns]]`, in a card or in a mixture's list of templates."""
 
     text: str
     name: str | None = None
-    """None: its number, from 1."""
+    """None: its number, from 1; in a list behind the list's name."""
     words: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Label -> words; empty: those of `[verbalizer]`."""
     options: Mapping[str, str] = field(default_factory=dict)
     """Multiple choice: label -> the column with that option."""
     target: str | None = None
     """Where answers are written, what is written behind the text; None: the reference."""
+
+    def prompt(self, number: str) -> Prompt:
+        """The pattern as a task has it; `number` names it where it has no name."""
+        name = number if self.name is None else self.name
+        return Prompt(name=name, pattern=self.text, words=self.words, options=self.options, target=self.target)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -263,16 +268,7 @@ def load_task(path: str | Path, *, overrides: Iterable[str] = ()) -> Task:
         schema,
         name=card.name or path.stem,
         metrics=card.metrics,
-        patterns=[
-            Prompt(
-                name=str(number) if pattern.name is None else pattern.name,
-                pattern=pattern.text,
-                words=pattern.words,
-                options=pattern.options,
-                target=pattern.target,
-            )
-            for number, pattern in enumerate(card.patterns, start=1)
-        ],
+        patterns=[pattern.prompt(str(number)) for number, pattern in enumerate(card.patterns, start=1)],
         verbalizer=card.verbalizer,
     )
     if card.chat:

@@ -148,9 +148,7 @@ def _member(source: Source, entry: Entry, lists: Lists, content: MixtureFile) ->
                 names = collection.templates if own.use is None else own.use
                 templates += [JinjaAsking(template=collection.template(one), task=task, seed=content.seed) for one in names]
             for number, one in enumerate(own.patterns, start=1):
-                called = one.name or f"{name}-{number}"
-                prompt = Prompt(name=called, pattern=one.text, words=one.words, options=one.options, target=one.target)
-                templates.append(pattern_asking(task, prompt))
+                templates.append(pattern_asking(task, one.prompt(f"{name}-{number}")))
         if not entry.templates:
             templates += _own_patterns(task)
         twice = next((one.name for i, one in enumerate(templates) if one.name in [other.name for other in templates[:i]]), None)

@@ -30,23 +30,9 @@ from pathlib import Path
 
 from lmtailor.core.errors import InputError, near
 from lmtailor.core.settings import apply_overrides, from_mapping
+from lmtailor.tasks.card import Pattern
 from lmtailor.tasks.formats.text import read_text
 from lmtailor.tasks.mixing import Mixing
-
-
-@dataclass(frozen=True, kw_only=True)
-class PatternEntry:
-    """A table of `[[templates.NAME.patterns]]`; see `asking.pattern_asking`."""
-
-    text: str
-    name: str | None = None
-    """None: its number in the list, from 1."""
-    words: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Label -> words; empty: those of the card's verbalizer."""
-    options: Mapping[str, str] = field(default_factory=dict)
-    """Multiple choice: label -> the column with that option."""
-    target: str | None = None
-    """Generation: the answer, with the column of the references; None: the reference itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +43,7 @@ class TemplateList:
     """Templates in Jinja, from the mixture's folder."""
     use: tuple[str, ...] | None = None
     """Names of templates of the file; None: all that are allowed."""
-    patterns: tuple[PatternEntry, ...] = ()
+    patterns: tuple[Pattern, ...] = ()
     include: tuple[str, ...] = ()
     """Names of other lists."""
 
