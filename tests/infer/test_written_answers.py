@@ -1,10 +1,13 @@
-"""Answers that adapters write: what leaves no room for them is refused before anything runs."""
+"""Answers that adapters write: what leaves no room for them is refused, and how probable references are."""
+
+import math
+from dataclasses import replace
 
 import pytest
 
 from lmtailor.core.errors import InputError
 from lmtailor.infer.decoding import Decoding
-from lmtailor.infer.evaluate import evaluate, plain_adapter
+from lmtailor.infer.evaluate import evaluate, plain_adapter, reference_perplexity
 from lmtailor.infer.predict import predict
 from lmtailor.readouts.text import Text
 from lmtailor.tasks.task import Task
@@ -42,3 +45,22 @@ def test_what_cannot_be_measured_is_refused_before_it_is_written() -> None:
     with pytest.raises(InputError, match="have no label or reference"):
         evaluate(base, task, adapter, split="unlabelled", progress=lambda *done: heard.append(done))
     assert not heard
+
+
+def test_references_of_one_input_are_one_example_of_perplexity() -> None:
+    pair = [{"about": "a cat", "said": "good"}, {"about": "a cat", "said": "it was very good"}, {"about": "a dog", "said": "no"}]
+    task = Task.from_records(train=pair, dev=pair, kind="generation", text="about", label="said")
+    base = tiny_base("gpt2")
+    adapter = plain_adapter(base, task, Text("about {about}"))
+    score = reference_perplexity(base, adapter, task.split("dev").examples)["perplexity"]
+    alone = [
+        reference_perplexity(base, adapter, [replace(example, references=(reference,))])["perplexity"]
+        for example in task.split("dev")
+        for reference in example.references
+    ]
+    reading = adapter.reading
+    assert reading is not None
+    units = [item.units for example in task.split("dev") for item in reading.items(example)]
+    nats = sum(count * math.log(one.value) for count, one in zip(units, alone, strict=True))
+    assert score.n == 2
+    assert score.value == pytest.approx(math.exp(nats / sum(units)), rel=1e-5)

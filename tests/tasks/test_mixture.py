@@ -265,8 +265,8 @@ def test_options_are_an_examples_own_choices(folder: Path) -> None:
 def test_templates_have_the_texts_of_spans_and_tags_as_their_answers(folder: Path) -> None:
     spans = [{"question": "who?", "context": f"It was {name}.", "answers": [{"text": name, "answer_start": 7}]} for name in "AB"]
     tags = [{"words": "a b", "tags": "X Y"}, {"words": "b a", "tags": "Y X"}]
-    for name, rows in {"span": spans, "labelling": tags}.items():
-        (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    for name, lines in (("span", [json.dumps(row) for row in spans]), ("labelling", [json.dumps(row) for row in tags])):
+        (folder / f"{name}.jsonl").write_text("\n".join(lines), encoding="utf-8")
         columns = '[columns]\ntext = "words"\nlabel = "tags"\n' if name == "labelling" else ""
         (folder / f"{name}.toml").write_text(f'kind = "{name}"\n[files]\ntrain = "{name}.jsonl"\n{columns}', encoding="utf-8")
     asked = {"span": "{{ context }} {{ question }} ||| {{ answers }}", "labelling": "{{ words }} ||| {{ tags }}"}

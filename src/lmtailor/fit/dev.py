@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from lmtailor.fit.source import Source
-from lmtailor.infer.score import by_length, decide, table
+from lmtailor.infer.score import by_length, decide, perplexity_of, table
 from lmtailor.readouts.batch import Batch, Encoded, by_item
 from lmtailor.readouts.inquiry import Inquiry, findings
 from lmtailor.tasks.metrics import Scores, evaluate_predictions
-from lmtailor.tasks.metrics.text.evaluate import evaluate_texts, perplexity
+from lmtailor.tasks.metrics.text.evaluate import evaluate_texts
 from lmtailor.tasks.task import Task
 
 RESAMPLES = 200
@@ -47,7 +47,7 @@ def dev_scores(
     if task.kind == "generation":
         rows = token_rows(items, source, batch_size, together=together)
         log_p = [float(own.double().sum()) for own in rows]
-        return Scores([perplexity(log_p, [item.units for item in items], resamples=RESAMPLES)])
+        return Scores([perplexity_of(items, log_p, resamples=RESAMPLES)])
     rows = _rows(items, source, batch_size, lambda scores_MC, _: scores_MC)
     if inquiries:
         texts = [one.text for one in findings(inquiries, rows)]

@@ -14,7 +14,7 @@ from lmtailor.core.rng import generator
 from lmtailor.infer.calibrate import measured
 from lmtailor.infer.decoding import Decoding
 from lmtailor.infer.run import run
-from lmtailor.infer.score import Progress, by_length, decide, score_rows
+from lmtailor.infer.score import Progress, by_length, decide, perplexity_of, score_rows
 from lmtailor.infer.variants import score_examples
 from lmtailor.infer.written_answers import refuse_decoding, write_answers
 from lmtailor.methods.frozen import Frozen
@@ -26,7 +26,7 @@ from lmtailor.readouts.text import TextReading
 from lmtailor.store.adapter import Adapter, build_adapter
 from lmtailor.tasks.example import TEXT_KINDS, Example
 from lmtailor.tasks.metrics import Score, Scores, evaluate_predictions
-from lmtailor.tasks.metrics.text.evaluate import evaluate_texts, perplexity
+from lmtailor.tasks.metrics.text.evaluate import evaluate_texts
 from lmtailor.tasks.metrics.text.table import PERPLEXITY
 from lmtailor.tasks.task import Task
 
@@ -176,7 +176,7 @@ def reference_perplexity(
 ) -> Scores:
     """Perplexity of the references of examples under an adapter that writes: exp of the mean −log p of their tokens.
 
-    Each reference counts as a text of its own, its end token included.
+    Every reference counts, its end token included; the interval is over examples.
 
     Raises:
         InputError: the adapter does not write, or an example has no reference.
@@ -194,7 +194,7 @@ def reference_perplexity(
             progress(len(log_p), len(items))
 
     run(base, adapter.edits, reading, items, lambda own: by_length(own, batch_size), keep)
-    return Scores([perplexity([log_p[i] for i in range(len(items))], [item.units for item in items], seed=seed)])
+    return Scores([perplexity_of(items, [log_p[i] for i in range(len(items))], seed=seed)])
 
 
 def evaluate(  # noqa: PLR0913 - every argument is a choice of its own

@@ -16,6 +16,8 @@ from lmtailor.infer.run import run
 from lmtailor.readouts.batch import Encoded, by_item
 from lmtailor.readouts.readout import Reading
 from lmtailor.tasks.example import TaskKind
+from lmtailor.tasks.metrics import Score
+from lmtailor.tasks.metrics.text.evaluate import perplexity
 
 Progress = Callable[[int, int], None]
 """Called with how many examples are done, and of how many."""
@@ -61,6 +63,25 @@ def score_rows(
 def table(rows: Sequence[Tensor], columns: int) -> Tensor:
     """Scores (n, C) of examples that have one row each."""
     return torch.cat(list(rows)) if rows else torch.empty(0, columns)
+
+
+def perplexity_of(items: Sequence[Encoded], log_p: Sequence[float], *, resamples: int = 1000, seed: int = 0) -> Score:
+    """Perplexity of the targets of items: exp of the mean −log p of all their tokens.
+
+    The references of one example are one example in the bootstrap: they are not independent of each other.
+
+    Args:
+        items: what was scored.
+        log_p: the summed log-probability of each one's target tokens (nats).
+        resamples: of the bootstrap.
+        seed: of the resamples.
+    """
+    sums: dict[str, tuple[float, int]] = {}
+    for item, own in zip(items, log_p, strict=True):
+        before, units = sums.get(item.id, (0.0, 0))
+        sums[item.id] = before + own, units + item.units
+    whole, units_of = zip(*sums.values(), strict=True)
+    return perplexity(whole, units_of, resamples=resamples, seed=seed)
 
 
 def decide(scores_NC: Tensor, kind: TaskKind) -> NDArray[Any]:

@@ -34,8 +34,9 @@ def turns_of(text: str) -> tuple[Turn, ...]:
         return (Turn(role="user", content=text),)
     try:
         rows = json.loads(text)
-        turns = tuple(Turn(role=row["role"], content=row["content"], input=row.get("input", "")) for row in rows)
+        found = [(row["role"], row["content"], row.get("input", "")) for row in rows]
     except (ValueError, RecursionError, TypeError, KeyError, AttributeError):
         return (Turn(role="user", content=text),)
-    whole = all(one.role in ROLES and isinstance(one.content, str) and isinstance(one.input, str) for one in turns)
-    return turns if whole else (Turn(role="user", content=text),)
+    if not all(role in ROLES and isinstance(content, str) and isinstance(more, str) for role, content, more in found):
+        return (Turn(role="user", content=text),)
+    return tuple(Turn(role=role, content=content, input=more) for role, content, more in found)
