@@ -238,6 +238,10 @@ ONE = '[[tasks]]\ncard = "nli.toml"\ntemplates = ["x"]\n'
         ('hold_out = ["nlp"]\n[[tasks]]\ncard = "sentiment.toml"\n', r"line 1: there is no task or cluster 'nlp'"),
         ('hold_out = ["sentiment"]\n[[tasks]]\ncard = "sentiment.toml"\n', "no task to learn from"),
         ('[[tasks]]\ncard = "sentiment.toml"\n[[tasks]]\ncard = "sentiment.toml"\n', "two tasks are named 'sentiment'"),
+        (
+            BOTH + '[[tasks]]\ncard = "nli.toml"\nname = "other"\ntemplates = ["nli"]\n',
+            "other learns from .*nli.jsonl, which belongs to nli, and that is held out",
+        ),
         ('[templates.x]\nuse = ["a"]\n', "give the file"),
         ("[templates.x]\n", "found none of them"),
         ("dev = -1\n", "dev must be at least 0"),

@@ -111,6 +111,7 @@ def load_mixture(path: str | Path, *, overrides: Iterable[str] = ()) -> Mixture:
     for one in learned:
         if "train" not in one.task.splits:
             raise InputError(f"{one.place}: the task {one.name} has no train split to learn from. Hold it out, or leave it out.")
+        _check_apart(one, held)
     if not learned:
         raise InputError(f"{path} has no task to learn from: {len(members)} tasks, and all are held out.")
     train, counts = _train(learned, content)
@@ -228,6 +229,17 @@ def _dev(members: Sequence[_Member], content: MixtureFile) -> Split | None:
 def _example(member: _Member, example: Example, template: Asking, asked: Asked, *, id_: str) -> Example:
     fields = {INPUT: asked.input, SET: member.name, TEMPLATE: template.name}
     return Example(id=id_, fields=fields, references=(asked.target,), place=f"{example.id} of {member.name}, {template.name}")
+
+
+def _check_apart(learned: _Member, held: Sequence[_Member]) -> None:
+    """See that a task that is learned from is not held out under another name."""
+    source = learned.task.split("train").source
+    for other in held:
+        if any(split.source == source for split in other.task.splits.values()):
+            raise InputError(
+                f"{learned.place}: {learned.name} learns from {source}, which belongs to {other.name}, and that is held out. "
+                "Hold both out, or leave one out."
+            )
 
 
 def _held_split(member: _Member) -> Split:
