@@ -16,7 +16,7 @@ card = "card.toml"
 name = "said"
 templates = ["said"]
 [[tasks]]
-card = "card.toml"
+card = "held/card.toml"
 name = "asked"
 templates = ["said"]
 [templates.said]
@@ -26,6 +26,9 @@ patterns = [{ text = "the review {sentence} is", words = { neg = ["awful"], pos 
 
 def _fit(lmtailor: Command, decoder: Path, data: Path, out: Path, *more: object) -> tuple[int, str, str]:
     (data / "mix.toml").write_text(MIX, encoding="utf-8")
+    (data / "held").mkdir(exist_ok=True)
+    for file in ("card.toml", "train.csv", "dev.csv", "test.csv"):
+        (data / "held" / file).write_bytes((data / file).read_bytes())
     words = ("fit", decoder, "--mixture", data / "mix.toml", "--method", "lora", "--epochs", 1, "--batch-size", 8, "--out", out)
     outcome = lmtailor(*words, *more)
     return outcome.code, outcome.out, outcome.err
