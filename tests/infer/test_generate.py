@@ -127,10 +127,23 @@ def test_rows_of_several_adapters_and_of_none_share_batches(family: str, beams: 
 
 def test_adapters_that_replace_weights_run_apart() -> None:
     base = tiny_base("llama")
-    adapters = [moved_adapter(base, method_class(name)(), by=0.05) for name in ("full", "lora")]
+    adapters = [moved_adapter(base, method_class(name)(), by=0.05) for name in ("top_layers", "lora")]
     rows = [0, 1, 0, None]
     expected = [plain(base, None if row is None else adapters[row], prompt) for row, prompt in zip(rows, PROMPTS, strict=True)]
     assert [list(one.tokens) for one in generate(base, adapters, PROMPTS, rows=rows, max_new_tokens=NEW)] == expected
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_different_lm_heads_in_one_call_are_refused(tied: bool) -> None:
+    base = tiny_base("llama", tie_word_embeddings=tied)
+    own = method_class("select")(at="embed" if tied else "lm_head")
+    adapters = [moved_adapter(base, own, by=0.05, seed=seed) for seed in (0, 1)] + [moved_adapter(base, method_class("lora")())]
+    for rows in ([0, 1], [2, 0], [None, 1]):
+        with pytest.raises(UnsupportedError, match=r"Adapter [01] has an LM head of its own.*Call generate once for each"):
+            generate(base, adapters, PROMPTS[:2], rows=rows)
+    (expected,) = generate(base, adapters[0], PROMPTS[:1], max_new_tokens=NEW)
+    assert list(expected.tokens) == plain(base, adapters[0], PROMPTS[0])
+    assert generate(base, adapters, PROMPTS[:1], rows=[0], max_new_tokens=NEW) == [expected]
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])

@@ -1,5 +1,6 @@
 """Task cards: what they say is done, and what they say wrongly is named."""
 
+import json
 from pathlib import Path
 
 import datasets
@@ -120,6 +121,23 @@ def test_regression_card(folder: Path) -> None:
     task = load(folder, 'kind = "regression"\n[files]\ntrain = "train.csv"\n[columns]\ntext = "s"')
     assert task.split("train").labels == (1.0, 0.0, 1.0)
     assert task.metrics == ("pearson", "spearman")
+
+
+def test_a_card_keeps_some_of_the_references(folder: Path) -> None:
+    rows = [{"s": text, "r": f"{text}{number}"} for text in "ab" for number in range(3)]
+    (folder / "r.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    card = 'kind = "generation"\nfiles = { train = "r.jsonl", test = "r.jsonl" }\ncolumns = { text = "s", label = "r" }\n'
+    task = load(folder, card + "references = { train = 2 }")
+    assert [one.references for one in task.split("train")] == [("a0", "a1"), ("b0", "b1")]
+    assert [len(one.references) for one in task.split("test")] == [3, 3]
+    for wrong, message in (
+        ("dev = 1", "the split 'dev', which is not there"),
+        ("train = 0", "references of train must be at least 1"),
+    ):
+        with pytest.raises(InputError, match=message):
+            load(folder, card + f"references = {{ {wrong} }}")
+    with pytest.raises(InputError, match="`references` counts texts to be written"):
+        load(folder, CARD, overrides=["references.train=1"])
 
 
 def test_overrides_change_a_card(folder: Path) -> None:

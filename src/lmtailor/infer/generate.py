@@ -18,6 +18,7 @@ from lmtailor.base.base import Base
 from lmtailor.core.errors import InputError, UnsupportedError
 from lmtailor.edits.attach import attach
 from lmtailor.edits.edits import Edits
+from lmtailor.edits.kinds import WeightEdit
 from lmtailor.infer.choices import HasEdits, Likelihoods
 from lmtailor.infer.decoding import Decoding, Settings, config_of, draws, end_tokens, without_defaults
 from lmtailor.infer.run import Attaching, Led, groups_of
@@ -63,7 +64,7 @@ def generate(
         adapters: one for all prompts, several with `rows`, or None for the plain base. Their readouts play no part.
         prompts: the texts. The tokenizer's special tokens are put before them, and behind an encoder's.
         rows: for each prompt the index of its adapter, or None for the plain base. They share batches, unless an adapter
-            replaces weights.
+            replaces weights. Where one replaces the LM head, all rows must be its own.
         batch_size: prompts in a batch.
         stream: called with a prompt's number and the next piece of its text, as it comes; with beams, with each text whole.
         progress: called after every batch with the prompts done, and of how many.
@@ -76,7 +77,7 @@ def generate(
     Raises:
         InputError: settings out of range, or that would be ignored; a prompt without a token, or that leaves no room for
             `max_new_tokens`; rows that do not fit.
-        UnsupportedError: a masked model, or one without LM head.
+        UnsupportedError: a masked model, or one without LM head; rows with different LM heads.
     """
     if isinstance(prompts, str):
         raise InputError("`prompts` is one text; give a list of texts.")
@@ -122,6 +123,7 @@ def generate_prompts(
     if batch_size < 1:
         raise InputError(f"batch_size is {batch_size}; a batch has one prompt at least.")
     slots = _slots(len(adapters), len(prompts), rows)
+    _check_one_head(base, adapters, slots)
     items = [
         _item(base, Edits() if slot is None else adapters[slot].edits, prompt, decoding)
         for slot, prompt in zip(slots, prompts, strict=True)
@@ -252,6 +254,26 @@ def _slots(adapters: int, prompts: int, rows: Sequence[int | None] | None) -> li
         if row is not None and not 0 <= row < adapters:
             raise InputError(f"rows[{number}] is {row}, but there are {adapters} adapters. Write an index from 0, or None.")
     return list(rows)
+
+
+def _check_one_head(base: Base, adapters: Sequence[HasEdits], slots: Sequence[int | None]) -> None:
+    """One LM head writes.
+
+    Raises:
+        UnsupportedError: some rows' adapter replaces it, and others' does not or by another.
+    """
+    head = base.sites.parameters("lm_head")
+    tied = {path for path, own in base.model.named_parameters(remove_duplicate=False) if any(own is one for one in head.values())}
+    used = dict.fromkeys(slots)
+    for slot in used:
+        edits = Edits() if slot is None else adapters[slot].edits
+        replaced = next((edit.site for edit in edits if isinstance(edit, WeightEdit) and edit.site in tied), None)
+        if replaced is not None and len(used) > 1:
+            raise UnsupportedError(
+                f"Adapter {slot} has an LM head of its own ({replaced}), which other rows do not have; one head writes at a time. "
+                "Call generate once for each such adapter. Adapters that train the head by a method such as LoRA(at='lm_head') "
+                "share batches."
+            )
 
 
 def _item(base: Base, edits: Edits, prompt: Prompt, decoding: Decoding) -> Encoded:

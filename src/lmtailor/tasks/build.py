@@ -27,7 +27,7 @@ def build_splits(parts: Mapping[str, Part], schema: Schema) -> Built:
     Raises:
         DataError: a missing column, empty texts, missing labels, labels that train lacks, or a train split in
             which all labels are the same.
-        InputError: a limit for a split that is not there, or `dev_fraction` besides a dev split.
+        InputError: a limit or a number of references for a split that is not there, or `dev_fraction` besides a dev split.
     """
     rows = {name: read_rows(name, part, schema) for name, part in parts.items()}
     sources = {name: part.table.source for name, part in parts.items()}
@@ -43,6 +43,10 @@ def build_splits(parts: Mapping[str, Part], schema: Schema) -> Built:
         if name not in rows:
             raise InputError(f"There is a limit for the split {name!r}, which is not there. {near(name, rows)}")
         rows[name] = _limit(rows[name], limit, name, schema)
+    for name, most in schema.references.items():
+        if name not in rows:
+            raise InputError(f"There is a number of references for the split {name!r}, which is not there. {near(name, rows)}")
+        rows[name] = [replace(row, references=row.references[:most]) for row in rows[name]]
     if "train" in schema.limits and schema.kind not in ("generation", "span"):
         _check_train(rows["train"], sources["train"], " after the limit")
     order = [name for name in STANDARD if name in rows] + [name for name in rows if name not in STANDARD]

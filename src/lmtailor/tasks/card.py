@@ -50,6 +50,7 @@ Other kinds say the same with the columns that they have:
 generation   `label` is the text to be written, or a list of texts; rows of the same texts are one example with all
              their references. A pattern is the input alone, `target` what is written behind it: text = "Data: {mr}\nText:" and
              target = " {ref}". Without a target it is the reference (see `Text`); the first pattern is the one taken.
+             references = { train = 1 } keeps the first reference of each example alone.
              With chat = true and no [columns], rows are conversations (messages, ShareGPT's) or instructions (Alpaca's).
 labelling    `text` is the words and `label` their tags, with one space between or as lists; `labels` are the tags. Without
              [columns] a file of CoNLL-U is read as its words and its upos; one of two columns as words and tags.
@@ -207,6 +208,7 @@ class Card:
     ood: Mapping[str, OutOfDomain] = field(default_factory=dict)
     dev_fraction: float | None = None
     limits: Mapping[str, int] = field(default_factory=dict)
+    references: Mapping[str, int] = field(default_factory=dict)
     seed: int = 0
     chat: bool = False
     """Whether rows are conversations or instructions; see `lmtailor.tasks.conversations`. They have columns of their own."""
@@ -260,6 +262,7 @@ def load_task(path: str | Path, *, overrides: Iterable[str] = ()) -> Task:
         label_map=card.label_map,
         dev_fraction=card.dev_fraction,
         limits=card.limits,
+        references=card.references,
         seed=card.seed,
     )
     parts = _parts(card, path.parent / card.folder)

@@ -45,6 +45,8 @@ class Schema:
     """Share of train's distinct texts that becomes dev where there is none, stratified by label."""
     limits: Mapping[str, int] = field(default_factory=dict)
     """Split -> the most examples to keep, a seeded sample stratified by label."""
+    references: Mapping[str, int] = field(default_factory=dict)
+    """In generation: split -> the most references of an example to keep, the first ones."""
     seed: int = 0
     """Of the samples."""
 
@@ -60,6 +62,9 @@ class Schema:
             raise InputError(f"Labels and a label map are for classification and labelling; a task of {self.kind} has none.")
         if self.dev_fraction is not None and not 0 < self.dev_fraction < 1:
             raise InputError(f"dev_fraction must lie between 0 and 1; found {self.dev_fraction}.")
-        for name, limit in self.limits.items():
-            if limit < 1:
-                raise InputError(f"The limit of {name} must be at least 1; found {limit}.")
+        if self.references and self.kind != "generation":
+            raise InputError(f"`references` counts texts to be written, which a task of {self.kind} has none of. Leave it out.")
+        for what, limits in (("limit", self.limits), ("number of references", self.references)):
+            for name, limit in limits.items():
+                if limit < 1:
+                    raise InputError(f"The {what} of {name} must be at least 1; found {limit}.")
