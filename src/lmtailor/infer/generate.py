@@ -270,7 +270,7 @@ def _check_one_head(base: Base, adapters: Sequence[HasEdits], slots: Sequence[in
         replaced = next((edit.site for edit in edits if isinstance(edit, WeightEdit) and edit.site in tied), None)
         if replaced is not None and len(used) > 1:
             raise UnsupportedError(
-                f"Adapter {slot} has an LM head of its own ({replaced}), which other rows do not have; one head writes at a time. "
+                f"Adapter {slot} has an LM head of its own ({replaced}), which other rows lack; one head writes at a time. "
                 "Call generate once for each such adapter. Adapters that train the head by a method such as LoRA(at='lm_head') "
                 "share batches."
             )
