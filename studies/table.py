@@ -1,5 +1,8 @@
 """The runs of a comparison as a table: mean and deviation over seeds. `python studies/table.py OUT [--keep FOLDER]`.
 
+With `--metric bleu --metric cider`, of tasks whose answers are written, it has a column for each of them, and one for the
+perplexity on dev that chose the checkpoints.
+
 OUT is what `lmtailor compare … --out OUT` wrote. `--keep` copies the runs' records (settings, scores, times, versions; no weights
 and no texts) to FOLDER/CELL-SEED.json, which is what stands in a study's folder.
 """
@@ -18,6 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Mean and deviation over seeds.")
     parser.add_argument("out", type=Path, help="folder of a comparison, or of records that were kept")
     parser.add_argument("--split", default="test")
+    parser.add_argument("--metric", action="append", help="a column of its own; several may be named")
     parser.add_argument("--keep", type=Path, help="folder to copy the records to")
     options = parser.parse_args(arguments)
     files = sorted(options.out.glob("runs/*/seed-*/record.json")) or sorted(options.out.glob("*.json"))
@@ -28,14 +32,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for file, record in records:
             name = "".join(c if c.isalnum() else "-" for c in record["cell"].lower())
             shutil.copyfile(file, options.keep / f"{name}-{record['seed']}.json")
-    print("\n".join(table([record for _, record in records], options.split)))  # noqa: T201 - what it is for
+    runs = [record for _, record in records]
+    lines = table(runs, options.split) if options.metric is None else metric_table(runs, options.split, options.metric)
+    print("\n".join(lines))  # noqa: T201 - what it is for
 
 
 def table(records: Sequence[dict[str, Any]], split: str) -> list[str]:
     """The lines of the table."""
-    cells: dict[str, list[dict[str, Any]]] = {}
-    for record in records:
-        cells.setdefault(record["cell"], []).append(record)
+    cells = _by_cell(records)
     lines = [
         f"| route | base | trained | {split} | deviation | seeds | fit | predict |",
         "| --- | --- | ---: | ---: | ---: | --- | ---: | ---: |",
@@ -55,6 +59,37 @@ def table(records: Sequence[dict[str, Any]], split: str) -> list[str]:
             f"| {fit:.0f} s | {predict:.1f} s |"
         )
     return lines
+
+
+def metric_table(records: Sequence[dict[str, Any]], split: str, metrics: Sequence[str]) -> list[str]:
+    """The lines of a table with several metrics, as they are: mean ± sample deviation."""
+    lines = [
+        f"| route | trained | {' | '.join(metrics)} | perplexity on dev | fit |",
+        f"| --- | {'---: | ' * (len(metrics) + 2)}---: |",
+    ]
+    for cell, runs in _by_cell(records).items():
+        done = [run for run in runs if run["status"] == "done"]
+        if not done:
+            lines.append(f"| {cell} | | failed {'| ' * (len(metrics) + 1)}|")
+            continue
+        shown = [_spread([run["scores"][split][metric]["value"] for run in done]) for metric in metrics]
+        best = [min(point["score"] for point in run["history"]) for run in done if run["history"]]
+        fit = fmean(run["fit_seconds"] for run in done)
+        trained = f"{done[0]['trained_parameters']:,}"
+        lines.append(f"| {cell} | {trained} | {' | '.join(shown)} | {_spread(best)} | {fit:.0f} s |")
+    return lines
+
+
+def _by_cell(records: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    cells: dict[str, list[dict[str, Any]]] = {}
+    for record in records:
+        cells.setdefault(record["cell"], []).append(record)
+    return cells
+
+
+def _spread(values: Sequence[float]) -> str:
+    mean = f"{fmean(values):.3g}" if values else ""
+    return f"{mean} ± {stdev(values):.2g}" if len(values) > 1 else mean
 
 
 if __name__ == "__main__":

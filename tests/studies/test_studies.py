@@ -50,6 +50,34 @@ def test_the_table_has_means_and_sample_deviations(tmp_path: Path, capsys: pytes
     assert capsys.readouterr().out == shown, "the records that are kept give the same table"
 
 
+def test_the_table_of_texts_has_a_column_for_each_metric(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for seed, (bleu, points) in enumerate([(0.25, (9.0, 5.0, 6.0)), (0.35, (8.0, 7.0))]):
+        run = record("prefix", seed, 0.0, str(seed))
+        run |= {
+            "scores": {"test": {"bleu": {"value": bleu}, "cider": {"value": 1.5}}},
+            "history": [{"score": one} for one in points],
+        }
+        (tmp_path / f"{seed}.json").write_text(json.dumps(run), "utf-8")
+    (tmp_path / "2.json").write_text(json.dumps(record("broken", 0, None, "9")), "utf-8")
+    script.main([str(tmp_path), "--metric", "bleu", "--metric", "cider"])
+    assert capsys.readouterr().out.splitlines() == [
+        "| route | trained | bleu | cider | perplexity on dev | fit |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
+        "| prefix | 1,234 | 0.3 ± 0.071 | 1.5 ± 0 | 6 ± 1.4 | 2 s |",
+        "| broken | | failed | | | |",
+    ]
+
+
+@pytest.mark.parametrize(("name", "cells"), [("e2e/plan", 13), ("e2e/tune", 15), ("e2e_prefix/plan", 13)])
+def test_the_plans_of_e2e_can_be_read(name: str, cells: int) -> None:
+    plan = read_plan(FOLDER / f"{name}.toml", overrides=["bases.smollm2.source=tiny"])
+    assert len(plan.cells) == cells
+    assert plan.task is not None
+    assert plan.task.samefile(FOLDER / "e2e" / "card.toml")
+    assert plan.decoding is not None
+    assert plan.decoding.stop == ("\n",)
+
+
 @pytest.mark.parametrize("name", ["plan", "tune"])
 def test_the_plans_can_be_read(name: str) -> None:
     plan = read_plan(FOLDER / "sst2_16_shots" / f"{name}.toml", overrides=["bases.minilm.source=tiny"])
