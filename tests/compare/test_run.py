@@ -421,3 +421,33 @@ def test_commands_name_the_adapter_and_the_base(run: Callable[..., Comparison], 
     assert f"models/tiny {tmp_path / 'out'}/runs/" in found.lines[0]
     assert "lt.predict(base, adapter, ['your text'])" in found.python
     assert done.commands("majority class") is None
+
+
+def test_runs_of_other_data_are_not_taken_for_those_of_the_comparison(
+    run: Callable[..., Comparison], task: Task, tmp_path: Path
+) -> None:
+    def stop(job: Job) -> None:
+        raise KeyboardInterrupt
+
+    run(Pretend())
+    undone = replace(task, splits={name: task.splits[name] for name in ("train", "dev", *task.ood)})
+    with pytest.raises(KeyboardInterrupt):
+        run(Pretend(dies=stop), task=undone)
+    with pytest.raises(InputError, match=r"lora-\w+.seed-0 has no answers on dev, which the comparison needs"):
+        open_comparison(tmp_path / "out")
+    with pytest.raises(KeyboardInterrupt):
+        run(Pretend(dies=stop), task=replace(task, metrics=("mcc",)))
+    with pytest.raises(InputError, match="has no mcc on test"):
+        open_comparison(tmp_path / "out")
+
+
+def test_answers_that_lack_a_split_run_again(run: Callable[..., Comparison], tmp_path: Path) -> None:
+    run(Pretend())
+    place = Folder(tmp_path / "out").run("LoRA", 1)
+    record, answers = place.record(), place.answers()
+    assert record is not None
+    assert answers is not None
+    place.write(record, {"reviews": answers["reviews"]})
+    runner = Pretend()
+    run(runner)
+    assert runner.asked == [("LoRA", 1)]

@@ -1,5 +1,6 @@
 """Tags, spans and options from the fit to the answer: learned, stored, measured, and in one batch with other adapters."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ from tests.tiny import tiny_base
 
 WINDOWED = Span(max_length=48, stride=12)
 ASKED = Options("{premise} so {mask}", {"0": "choice1", "1": "choice2"}, normalise="length")
+LESS_COMMON = replace(ASKED, normalise="pmi")
 QUICK = Training(epochs=4, batch_size=8, lr=5e-3)
 TAGGED: list[tuple[str, Method]] = [("bert", LoRA(rank=4)), ("llama", LoRA(rank=4)), ("t5", LoRA(rank=4)), ("bert", Frozen())]
 CASES: list[tuple[str, Method, Readout, Task, float]] = [
@@ -47,7 +49,7 @@ CASES: list[tuple[str, Method, Readout, Task, float]] = [
     ("gpt2", LoRA(rank=4), Span(), answered(longest=0), 0.4),
     ("bart", LoRA(rank=4), Span(), answered(longest=0), 0.4),
     ("bert", LoRA(rank=4), ASKED, chosen(), 0.9),
-    ("gpt2", LoRA(rank=4), ASKED, chosen(), 0.9),
+    ("gpt2", LoRA(rank=4), LESS_COMMON, chosen(), 0.9),
 ]
 
 
@@ -81,9 +83,9 @@ def test_answers_of_several_kinds_share_batches() -> None:
     base = tiny_base("bert")
     tags, spans = fitted(base, LoRA(rank=2), Tags(), tagged()), fitted(base, LoRA(rank=3), WINDOWED, answered())
     labels = fitted(base, SoftPrompt(length=3), Head(), sentiment())
-    options = fitted(base, LoRA(rank=2), ASKED, chosen())
-    adapters = [tags, spans, labels, options]
-    tasks = [tagged(), answered(), sentiment(), chosen()]
+    options, unlike = (fitted(base, LoRA(rank=2), asked, chosen()) for asked in (ASKED, LESS_COMMON))
+    adapters = [tags, spans, labels, options, unlike]
+    tasks = [tagged(), answered(), sentiment(), chosen(), chosen()]
     inputs, rows = [], []
     for number in range(5):
         for slot, task in enumerate(tasks):

@@ -7,8 +7,10 @@ import torch
 
 from lmtailor.base.base import Base
 from lmtailor.core.errors import InputError, UnsupportedError
+from lmtailor.edits.attach import attach
 from lmtailor.infer.evaluate import plain_adapter, predict_split
 from lmtailor.methods.frozen import Frozen
+from lmtailor.methods.lora import LoRA
 from lmtailor.readouts.options import Options, OptionsReading
 from lmtailor.store.adapter import new_adapter
 from lmtailor.tasks.example import Example
@@ -19,11 +21,18 @@ COLUMNS = {"0": "choice1", "1": "choice2"}
 
 
 def plain(base: Base, example: Example, column: str, kind: str, normalise: str) -> float:
-    """log p of one option, by hand."""
+    """The score of one option, by hand."""
+    option, premise = example.fields[column], example.fields["premise"]
+    log_p, tokens = run(base, f"{premise} so", option, kind)
+    if normalise == "pmi":
+        return log_p - run(base, " so", option, kind)[0]
+    return log_p / {"none": 1, "length": tokens, "bytes": len(option.encode())}[normalise]
+
+
+def run(base: Base, prompt: str, option: str, kind: str) -> tuple[float, int]:
+    """log p of one option behind a prompt, and its tokens."""
     tokenizer: Any = base.tokenizer
     model: Any = base.model
-    option = example.fields[column]
-    prompt = f"{example.fields['premise']} so"
     if kind == "encoder-decoder":
         ids = tokenizer(prompt, return_tensors="pt").input_ids
         own = tokenizer(option, add_special_tokens=False).input_ids
@@ -38,11 +47,10 @@ def plain(base: Base, example: Example, column: str, kind: str, normalise: str) 
         ids = tokenizer(f"{prompt} {'[MASK]' * len(own)} .").input_ids
         places = [place for place, token in enumerate(ids) if token == tokenizer.mask_token_id]
         logits = model(input_ids=torch.tensor([ids])).logits[0, places]
-    total = float(logits.log_softmax(-1)[torch.arange(len(own)), own].sum())
-    return total / {"none": 1, "length": len(own), "bytes": len(option.encode())}[normalise]
+    return float(logits.log_softmax(-1)[torch.arange(len(own)), own].sum()), len(own)
 
 
-@pytest.mark.parametrize("normalise", ["none", "length", "bytes"])
+@pytest.mark.parametrize("normalise", ["none", "length", "bytes", "pmi"])
 @pytest.mark.parametrize("family", ["bert", "gpt2", "llama", "bart"])
 def test_scores_are_those_of_one_sequence_at_a_time(family: str, normalise: Any) -> None:
     base, task = tiny_base(family), chosen()
@@ -79,6 +87,22 @@ def test_the_prompt_is_cut_and_never_the_option() -> None:
     assert max(map(len, item.sequences)) <= 40
     with pytest.raises(InputError, match="the model takes 3 with its prompt"):
         plain_adapter(base, task, Options("{premise} so {mask}", COLUMNS, max_length=3)).reading.encode(one)  # type: ignore[union-attr]
+
+
+def test_pmi_is_measured_under_the_adapter_and_needs_words_of_the_pattern() -> None:
+    base, task = tiny_base("gpt2"), chosen()
+    example = task.split("train").examples[0]
+    adapter = new_adapter(base, method=LoRA(rank=2), readout=Options("{premise} so {mask}", COLUMNS, normalise="pmi"), task=task)
+    adapter = adapter.with_state({name: value.detach() + 0.2 for name, value in adapter.state.items()})
+    assert isinstance(adapter.reading, OptionsReading)
+    batch = adapter.reading.collate([adapter.reading.encode(example)])
+    with torch.no_grad(), attach(base, adapter) as attached:
+        scores = attached.scores(0, attached.states(batch.inputs, batch.answer_N), batch)
+        expected = torch.tensor([[plain(base, example, column, "decoder", "pmi") for column in COLUMNS.values()]])
+    torch.testing.assert_close(scores, expected, rtol=1e-5, atol=1e-5)
+    bare = plain_adapter(base, task, Options("{premise} {mask}", COLUMNS, normalise="pmi")).reading
+    with pytest.raises(InputError, match=r"Nothing stands before the gap in example '.* \(premise\)'"):
+        bare.encode(example)  # type: ignore[union-attr]
 
 
 def test_refusals_name_what_is_wrong() -> None:

@@ -24,7 +24,7 @@ from lmtailor.compare.plan_file import read_plan
 from lmtailor.compare.progress import Reporter
 from lmtailor.compare.recommend import Recommendation, recommend
 from lmtailor.compare.report.page import make_page
-from lmtailor.compare.run import budgeted, kept_run, run_plan
+from lmtailor.compare.run import budgeted, kept_run, lacking, run_plan
 from lmtailor.compare.sizes import check_sizes
 from lmtailor.compare.study import Study, check_study, kept_studies, run_studies
 from lmtailor.compare.table import show
@@ -171,11 +171,22 @@ def open_comparison(folder: str | Path) -> Comparison:
     """A comparison that ran before, from its folder; runs that were interrupted are not in it.
 
     Raises:
-        InputError: there is none.
+        InputError: there is none, or runs in it are of other data than it.
     """
     place = Folder(Path(folder))
     about = place.about()
-    runs = [run for one in place.runs(about) if (run := kept_run(one)) is not None]
+    runs = []
+    for one in place.runs(about):
+        run = kept_run(one)
+        if run is None:
+            continue
+        missing = lacking(run, about)
+        if missing is not None:
+            raise InputError(
+                f"{one.path} has no {missing}, which the comparison needs: it was run before the task or its metrics changed. Run "
+                "`lmtailor compare` again, or remove the folder of the run."
+            )
+        runs.append(run)
     return Comparison(folder=place.path, about=about, runs=tuple(runs), studies=tuple(kept_studies(place, about)))
 
 

@@ -62,7 +62,7 @@ def run_plan(
         plan=plan,
         tasks=_tasks(plan, task),
         folder=folder,
-        split=about.split,
+        about=about,
         runner=runner,
         reporter=reporter,
         retry=retry,
@@ -104,6 +104,19 @@ def kept_run(place: RunFolder) -> Run | None:
         return None
     answers = place.answers() if record.status == "done" else {}
     return None if answers is None else Run(record=record, answers=answers)
+
+
+def lacking(run: Run, about: About) -> str | None:
+    """What a run that is done lacks to be compared, such as one of other data; None: nothing."""
+    if run.record.status != "done":
+        return None
+    for split in (about.split, *about.ood):
+        if split not in run.answers:
+            return f"answers on {split}"
+        for metric in about.metrics:
+            if metric not in run.record.scores.get(split, {}):
+                return f"{metric} on {split}"
+    return None
 
 
 def _written(place: RunFolder, run: Run, blank: RunRecord) -> Run:
@@ -157,7 +170,7 @@ class _Session:
     tasks: Mapping[tuple[int, int | None], Task]
     """Seed and training examples → the task as such runs see it."""
     folder: Folder
-    split: str
+    about: About
     runner: Runner
     reporter: Reporter
     retry: bool
@@ -206,7 +219,7 @@ class _Session:
             "task": {
                 "data": task.digest,
                 "metrics": list(task.metrics),
-                "split": self.split,
+                "split": self.about.split,
                 "ood": list(task.ood),
             },
             **cell.settings(seed),
@@ -222,7 +235,7 @@ class _Session:
         run = kept_run(place)
         if run is None or run.record.digest != digest or (run.record.status == "failed" and self.retry):
             return None
-        return run
+        return None if lacking(run, self.about) else run
 
     def _carried_out(self, cell: Cell, seed: int, base: Base | None, place: RunFolder, blank: RunRecord, spent: float) -> Run:
         """The run with its record. Whatever it dies of is its reason; only an interruption goes through."""
@@ -234,7 +247,7 @@ class _Session:
                 seed=seed,
                 base=base,
                 task=self.tasks[seed, cell.examples],
-                split=self.split,
+                split=self.about.split,
                 folder=place,
                 seconds=self.plan.budget.cell_seconds,
                 batch_size=self.plan.batch_size,

@@ -23,10 +23,8 @@ from lmtailor.infer.unmask import takes_passes, words_one_by_one
 from lmtailor.readouts.batch import Encoded
 from lmtailor.readouts.calibration import Calibration
 from lmtailor.readouts.verbalizer import Verbalizer, VerbalizerReading
+from lmtailor.readouts.word_scores import PREMISE
 from lmtailor.store.adapter import Adapter, virtual_tokens
-
-PREMISE = ""
-"""The text in every column of the domain premise."""
 
 
 def measured(base: Base, adapter: Adapter) -> Adapter:

@@ -6,14 +6,17 @@ with n_c = 1, or the option's tokens or bytes (normalise). In masked models all 
 encoder-decoders the decoder writes it: as a verbalizer's words of several tokens. The answer is the option with the largest score
 (Brown et al. 2020, arXiv:2005.14165, section 2.4). With a method it is fine-tuned: cross-entropy of a softmax over the options.
 
+normalise=pmi (Holtzman et al. 2021, arXiv:2104.08315, section 3): log p(option c | prompt) − log p(option c | premise). As a
+verbalizer's, the premise is the prompt with the empty text in every column: the pattern's own words. Since each example has its
+own options, both are run each time, and a fit trains the difference.
+
 It is a task of classification whose labels are the options' names or numbers, such as COPA's 0 and 1 for choice1 and choice2.
 
-Shapes: B examples, C options, N = B · C sequences, P positions read in one.
+Shapes: B examples, C options, K texts (prompt; premise), N = B · K · C sequences, P positions read in one.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
-from typing import Literal
 
 from torch import Generator, Tensor
 from transformers import PreTrainedTokenizerBase
@@ -32,6 +35,7 @@ from lmtailor.readouts.prompting import Prompting
 from lmtailor.readouts.prompts import Prompter
 from lmtailor.readouts.readout import check_parameters, input_form, input_limit, virtual_tokens
 from lmtailor.readouts.seq2seq import Fill
+from lmtailor.readouts.word_scores import PREMISE, Normalise
 from lmtailor.readouts.words import pieces_in_gap
 from lmtailor.tasks.example import Example
 from lmtailor.tasks.task import Task, TaskKind
@@ -46,8 +50,9 @@ class Options:
     options: Mapping[str, str]
     """Label -> the column with its text, such as {"0": "choice1", "1": "choice2"}."""
     _: KW_ONLY
-    normalise: Literal["none", "length", "bytes"] = "none"
-    """length, bytes: an option's score is divided by its number of tokens, or of bytes in UTF-8."""
+    normalise: Normalise = "none"
+    """length, bytes: an option's score is divided by its number of tokens, or of bytes in UTF-8; pmi: its score behind the
+    pattern with empty columns is subtracted, so that options that are common anyway have no start."""
     fill: Fill = "auto"
     """Encoder-decoders: whether the decoder fills a sentinel in the gap (span) or answers to the text (answer); auto: as the
     family was trained."""
@@ -176,25 +181,28 @@ class OptionsReading:
         """Scores of options can always be trained."""
 
     def encode(self, example: Example) -> Encoded:
-        """An example as one sequence an option.
+        """An example as one sequence an option, and behind them as many of the premise where it is asked for.
 
         Raises:
             InputError: a column is missing, an option is empty or unknown to the tokenizer, or the text does not fit.
         """
         texts = [text.strip() for text in column_texts(example, self.columns).values()]
         pieces = [self._pieces(example, column, text) for column, text in zip(self.columns, texts, strict=True)]
-        text = self._text(example, max(map(len, pieces)))
-        filled = [self.gap.fill(text, self._filling(own)) for own in pieces]
+        shown = [self._text(example, max(map(len, pieces)))]
+        if self.readout.normalise == "pmi":
+            empty = dict.fromkeys(self.pattern.fields, PREMISE)
+            shown.append(self._text(replace(example, id=f"{example.id} (premise)", fields=empty), max(map(len, pieces))))
+        asked = [(text, own) for text in shown for own in pieces]
+        filled = [self.gap.fill(text, self._filling(own)) for text, own in asked]
         decoders = tuple(one.decoder for one in filled if one.decoder is not None)
-        sizes = {"none": [1] * len(texts), "length": map(len, pieces), "bytes": (len(text.encode()) for text in texts)}
         return Encoded(
             sequences=tuple(one.sequence for one in filled),
             decoder=decoders or None,
-            read=tuple(tuple(range(one.first, one.first + len(own))) for one, own in zip(filled, pieces, strict=True)),
-            targets=tuple(pieces),
-            divisors=tuple(map(float, sizes[self.readout.normalise])),
+            read=tuple(tuple(range(one.first, one.first + len(own))) for one, (_, own) in zip(filled, asked, strict=True)),
+            targets=tuple(own for _, own in asked),
+            divisors=self._divisors(texts, pieces),
             label=example.label,
-            cut=text.cut,
+            cut=shown[0].cut,
             id=example.id,
         )
 
@@ -211,12 +219,20 @@ class OptionsReading:
         """See `Reading.scores`. There is no dropout of its own, and what is divided by a length is no probability any more."""
         virtual_tokens(states.last_NTH, batch, False)
         log_p_N = log_probabilities(base, states.last_NTH, batch.read_NP, batch.targets_NP).sum(1)
-        assert batch.divisor_N is not None
-        return (log_p_N / batch.divisor_N).view(-1, batch.per_row)
+        if batch.divisor_N is not None:
+            log_p_N = log_p_N / batch.divisor_N
+        log_p_BKC = log_p_N.view(batch.size, -1, len(self.columns))
+        return log_p_BKC[:, 0] - log_p_BKC[:, 1] if self.readout.normalise == "pmi" else log_p_BKC[:, 0]
 
     def _pieces(self, example: Example, column: str, text: str) -> tuple[int, ...]:
         what = f"{column} of example {example.id!r}"
         return pieces_in_gap(self.tokenizer, self.pattern, text, alone=self.alone, what=what)
+
+    def _divisors(self, texts: Sequence[str], pieces: Sequence[tuple[int, ...]]) -> tuple[float, ...]:
+        """What each option's score is divided by; () where by nothing."""
+        if self.readout.normalise == "length":
+            return tuple(float(len(own)) for own in pieces)
+        return tuple(float(len(text.encode())) for text in texts) if self.readout.normalise == "bytes" else ()
 
     def _filling(self, pieces: tuple[int, ...]) -> tuple[int, ...]:
         """What is put into the gap: masks, or the tokens that the last one is predicted from."""

@@ -22,6 +22,9 @@ from lmtailor.readouts.words import LabelWord
 Aggregate = Literal["mean", "max", "sum"]
 Normalise = Literal["none", "length", "bytes", "pmi"]
 
+PREMISE = ""
+"""normalise=pmi: the text in every column of the domain premise."""
+
 
 def one_token(base: Base, states: States, batch: Batch, words: Sequence[LabelWord], *, normalised: bool) -> Tensor:
     """The logits of words of one token (B, W), or their log-probabilities, for which the whole vocabulary is asked."""
