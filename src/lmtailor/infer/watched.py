@@ -1,6 +1,6 @@
 """Held-out tasks asked zero-shot of an adapter that writes.
 
-Of choices the likeliest is the answer (rank classification, as in T0, Sanh et al. 2022, section 5):
+Of choices the likeliest is the answer (rank classification, as in T0, Sanh et al. 2022, arXiv:2110.08207):
 
     argmax_c Σ_i log p(c_i | input, c_1 … c_{i−1})      not divided by the length
 

@@ -1,5 +1,5 @@
 """Mixture of soft prompts:  p(y | x) = Σ_t p(t) · p(y | t, x),  p(t) = softmax(w).
-Qin & Eisner 2021, arXiv:2104.06599, sections 3.2 to 3.4.
+Qin & Eisner 2021, arXiv:2104.06599.
 
 Each prompt t is N trained embeddings before the input. It is deeply perturbed: a trained Δ of its own is added to each of its
 tokens' states after every block but the last, on whose states of the prompt nothing depends. The Δ of layer 0 is part of the
@@ -58,7 +58,7 @@ class SoftPromptMixture(Method, Starts):
     """Several soft prompts whose answers are mixed by trained shares."""
 
     recipe: ClassVar[Recipe] = Recipe(lr=1e-3)
-    paper: ClassVar[str] = "Qin & Eisner 2021, section 3"
+    paper: ClassVar[str] = "Qin & Eisner 2021"
     formula: ClassVar[str] = "prompts · (L · length · H + 1)"
     start: ClassVar[Start] = "elsewhere"
     examples: ClassVar[tuple[Mapping[str, Any], ...]] = (

@@ -1,6 +1,6 @@
 """How close two prompts of one base are: by their embeddings, and by the neurons that they make the base use.
 
-average_tokens   cos(mean_i a_i, mean_j b_j)                                Vu et al. 2022, arXiv:2110.07904, section 3.1
+average_tokens   cos(mean_i a_i, mean_j b_j)                                Vu et al. 2022, arXiv:2110.07904, section 3.2
 per_token        the mean over all i, j of cos(a_i, b_j)                    the same
 neurons          the cosine of the two 0/1 vectors of active neurons        Su et al. 2022, arXiv:2111.06719, section 6
 

@@ -1,4 +1,4 @@
-"""SPoT: a prompt starts from that of another task.  Vu et al. 2022, arXiv:2110.07904, section 3.
+"""SPoT: a prompt starts from that of another task.  Vu et al. 2022, arXiv:2110.07904, sections 2 and 3.3.
 
 With one source, its prompt is the start. Of several, those closest to the task are taken: a fresh prompt is fitted to the task
 for a few steps, and compared with each source (`prompt_closeness`). Of the `top` closest,
@@ -35,7 +35,7 @@ from lmtailor.tasks.metrics.direction import greater_is_better
 class SPoT(Strategy):
     """Fit a soft prompt or a prefix from the start that other tasks' adapters give."""
 
-    paper: ClassVar[str] = "Vu et al. 2022, section 3"
+    paper: ClassVar[str] = "Vu et al. 2022, section 3.3"
 
     sources: tuple[str, ...]
     """Folders of adapters of the same base, each with a soft prompt or a prefix."""

@@ -1,7 +1,7 @@
 """How many examples of each task a mixture has, and which.
 
     proportional    p_i ∝ min(n_i, cap)                          cap 3,000: FLAN, Wei et al. 2022, arXiv:2109.01652, section 2.4
-    t0              p_i ∝ n_i, of n_i > cap only cap / T_i       cap 500,000: T0, Sanh et al. 2022, arXiv:2110.08207, section 5
+    t0              p_i ∝ n_i, of n_i > cap only cap / T_i       cap 500,000: T0, Sanh et al. 2022, arXiv:2110.08207
     temperature     p_i ∝ min(n_i, cap)^(1/T)                    T5, Raffel et al. 2020, arXiv:1910.10683, section 3.5.2
     equal           p_i ∝ 1
 

@@ -9,7 +9,7 @@ is fixed, and epochs go through it in other orders. It takes no example with the
 so to learn from fresh ones in a second pass, ask for twice as many `examples` and one epoch.
 
 Tasks that are held out are asked zero-shot as training goes. Where a template has choices, the likeliest is the answer and
-accuracy is measured (rank classification: T0, section 5; FLAN, section 2.3); else the perplexity of the right text. Nothing of
+accuracy is measured (rank classification, as for T0; see FLAN, section 2.3); else the perplexity of the right text. Nothing of
 their train splits is used. Examples of theirs that stand in what is learned from all the same, word by word, are told in a note.
 """
 
