@@ -293,7 +293,7 @@ def test_extra_columns_may_be_named() -> None:
 
 def test_models_and_tasks_that_cannot_be_read_so() -> None:
     verbalizer = Verbalizer("{first} {mask}", SINGLE)
-    with pytest.raises(UnsupportedError, match="regression has no labels"):
+    with pytest.raises(UnsupportedError, match="this is a task of regression"):
         verbalizer.bind(tiny_base("bert"), SCALE, None)
     with pytest.raises(UnsupportedError, match=r"tiny-bert has no LM head.*Use Head"):
         verbalizer.bind(tiny_base("bert", head=False), SENTIMENT, None)

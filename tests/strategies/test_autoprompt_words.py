@@ -89,7 +89,7 @@ def test_refusals() -> None:
     ):
         with pytest.raises(error, match=match):
             adapt(base, task, strategy=AutoPromptWords(), **given)
-    with pytest.raises(UnsupportedError, match="regression has no labels"):
+    with pytest.raises(UnsupportedError, match="this is a task of regression"):
         adapt(tiny_base("bert"), grades(), strategy=AutoPromptWords())
     empty = Task.from_records(text="sentence", dev=[{"sentence": "a", "label": "x"}, {"sentence": "b", "label": "y"}])
     with pytest.raises(InputError, match="has no train examples"):

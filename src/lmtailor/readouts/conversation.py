@@ -42,7 +42,7 @@ from lmtailor.readouts.chat import chat_end, chat_text
 from lmtailor.readouts.cutting import Gapped, tokenise_within
 from lmtailor.readouts.labels import LabelSet, column_texts
 from lmtailor.readouts.prompts import first_tokens
-from lmtailor.readouts.readout import input_form, input_limit
+from lmtailor.readouts.readout import check_lengths, input_form, input_limit
 from lmtailor.readouts.text import TextReading, check_writes
 from lmtailor.readouts.words import plain_ids
 from lmtailor.tasks.example import Example
@@ -69,8 +69,7 @@ class Chat:
     """Longest conversation (tokens). None: what the model takes."""
 
     def __post_init__(self) -> None:
-        if self.max_length is not None and self.max_length < 1:
-            raise InputError(f"max_length must be at least 1 token; found {self.max_length}.")
+        check_lengths(max_length=self.max_length)
 
     def bind(
         self, base: Base, labels: LabelSet, rng: Generator | None, task: Task | None = None, *, reserve: int = 0
@@ -102,7 +101,15 @@ class Chat:
             system=self.system,
             limit=input_limit(base, self.max_length, reserve),
         )
-        return TextReading(readout=chosen, label_set=labels, form=input_form(base), pieces=pieces, end=int(end), begins=True)
+        return TextReading(
+            readout=chosen,
+            label_set=labels,
+            form=input_form(base),
+            reads_lm_head=True,
+            begins=True,
+            pieces=pieces,
+            end=int(end),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,8 +10,7 @@ as BART and T5 do it for classification; so the last token is read there too.
 Shapes: B examples, T tokens, H features of a state, C labels (1 in regression).
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -21,16 +20,16 @@ from torch.nn.functional import dropout, linear
 from lmtailor.base.base import Base
 from lmtailor.base.states import States
 from lmtailor.core.errors import InputError, UnsupportedError
-from lmtailor.readouts.batch import Batch, Encoded, InputForm, collate
+from lmtailor.readouts.batch import Batch, Encoded
 from lmtailor.readouts.featured import Featured
-from lmtailor.readouts.labels import READ_BY, LabelSet, column_texts
-from lmtailor.readouts.linear import block_number, linear_tensors, state_width
+from lmtailor.readouts.labels import LabelSet, column_texts
+from lmtailor.readouts.linear import blocks_read, linear_tensors, state_width, states_read
 from lmtailor.readouts.native import NativeHead, native_dropout, native_head, native_scores, native_tensors
 from lmtailor.readouts.plain import PlainInputs
 from lmtailor.readouts.pooling import Pooled, pool, read_positions
-from lmtailor.readouts.readout import check_parameters, input_form, input_limit
-from lmtailor.tasks.example import TEXT_KINDS, Example
-from lmtailor.tasks.task import Task, TaskKind
+from lmtailor.readouts.readout import Reading, check_dropout, check_lengths, input_form, input_limit
+from lmtailor.tasks.example import Example
+from lmtailor.tasks.task import Task
 
 Pooling = Literal["auto", "cls", "mean", "last", "native"]
 
@@ -61,10 +60,8 @@ class Head:
     def __post_init__(self) -> None:
         if self.hidden is not None and self.hidden < 1:
             raise InputError(f"The hidden layer's width must be at least 1; found {self.hidden}.")
-        if self.dropout is not None and not 0 <= self.dropout < 1:
-            raise InputError(f"dropout must be at least 0 and less than 1; found {self.dropout}.")
-        if self.max_length is not None and self.max_length < 1:
-            raise InputError(f"max_length must be at least 1 token; found {self.max_length}.")
+        check_dropout(self.dropout)
+        check_lengths(max_length=self.max_length)
         if self.pooling == "native" and (self.layer is not None or self.hidden is not None):
             raise InputError("pooling=native is the family's own head, which reads the last states: leave layer and hidden out.")
 
@@ -78,15 +75,12 @@ class Head:
             UnsupportedError: answers that are texts, "cls" in a model whose first token sees nothing else, or "native" where the
                 family has no head.
         """
-        if labels.kind in TEXT_KINDS:
-            raise UnsupportedError(
-                f"A head gives labels or a number, and this is a task of {labels.kind}. Use {READ_BY[labels.kind]}."
-            )
+        labels.check_kind("classification", "regression", what="A head gives labels or a number")
         native = native_head(base) if self.pooling == "native" else None
         form = input_form(base)
         limit = input_limit(base, self.max_length, reserve)
         pooled = self._pooled(base) if native is None or native.pooling is None else native.pooling
-        layer = block_number(base, self.layer)
+        layers = blocks_read(base, self.layer)
         if native is None:
             drop, tensors = self.dropout or 0.0, self._tensors(base, labels.num_outputs, rng)
         else:
@@ -99,7 +93,9 @@ class Head:
             inputs=PlainInputs(base.tokenizer, labels.texts, limit, form.segments),
             pooled=pooled,
             eos=base.tokenizer.eos_token_id if pooled == "eos" else None,
-            layer=layer,
+            layers=layers,
+            virtual=self.virtual,
+            hidden=self.hidden is not None,
             drop=drop,
             native=native,
             tensors={name: (value if rng is None else value.to(base.device)).requires_grad_() for name, value in tensors.items()},
@@ -123,65 +119,17 @@ class Head:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class HeadReading(Featured):
+class HeadReading(Reading, Featured):
     """A head bound to a base; see `Reading`."""
 
-    readout: Head
-    label_set: LabelSet
-    form: InputForm
     inputs: PlainInputs
     pooled: Pooled
     """What is pooled, with auto and native resolved."""
     eos: int | None
-    layer: int | None
-    """The block that is read, counted from 0."""
+    hidden: bool
+    """Whether there is a hidden layer."""
     drop: float
     native: NativeHead | None
-    tensors: Mapping[str, Tensor]
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """The labels, in the order of the scores; none in regression."""
-        return self.label_set.labels
-
-    @property
-    def kind(self) -> TaskKind:
-        """classification or regression."""
-        return self.label_set.kind
-
-    @property
-    def layers(self) -> tuple[int, ...]:
-        """The block that is read, if it is not the last states."""
-        return () if self.layer is None else (self.layer,)
-
-    @property
-    def reads_lm_head(self) -> bool:
-        """A head reads hidden states."""
-        return False
-
-    @property
-    def virtual(self) -> bool:
-        """Whether virtual tokens are pooled too."""
-        return self.readout.virtual
-
-    def parameters(self) -> Mapping[str, Tensor]:
-        """The head's tensors by name."""
-        return self.tensors
-
-    def with_parameters(self, tensors: Mapping[str, Tensor]) -> "HeadReading":
-        """See `Reading.with_parameters`."""
-        return replace(self, tensors=check_parameters(self.tensors, tensors))
-
-    def prompt(self) -> tuple[int, ...]:
-        """Nothing stands before the input."""
-        return ()
-
-    def variants(self) -> tuple["HeadReading", ...]:
-        """Itself."""
-        return (self,)
-
-    def check_fit(self) -> None:
-        """A head is there to be trained."""
 
     def encode(self, example: Example) -> Encoded:
         """An example as one sequence.
@@ -200,25 +148,16 @@ class HeadReading(Featured):
             id=example.id,
         )
 
-    def items(self, example: Example) -> tuple[Encoded, ...]:
-        """The example."""
-        return (self.encode(example),)
-
-    def collate(self, items: Sequence[Encoded]) -> Batch:
-        """Encoded examples as one batch."""
-        return collate(items, self.form)
-
     def features(self, base: Base, states: States, batch: Batch) -> Tensor:
         """The pooled states (B, H), float32."""
-        states_NTH = states.last_NTH if self.layer is None else states.layers[self.layer]
-        return pool(self.pooled, states_NTH, batch, virtual=self.virtual)
+        return pool(self.pooled, states_read(states, self.layers), batch, virtual=self.virtual)
 
     def scores_from(self, features_MH: Tensor, *, training: bool = False) -> Tensor:
         """Scores (B, C) of pooled states."""
         if self.native is not None:
             return native_scores(self.native, self.tensors, features_MH, self.drop, training).float()
         x = dropout(features_MH, self.drop, training)
-        if self.readout.hidden is not None:
+        if self.hidden:
             x = torch.tanh(linear(x, self.tensors["hidden.weight"], self.tensors["hidden.bias"]))
             x = dropout(x, self.drop, training)
         return linear(x, self.tensors["head.weight"], self.tensors["head.bias"]).float()

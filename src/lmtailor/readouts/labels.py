@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from lmtailor.core.errors import InputError, near
+from lmtailor.core.errors import InputError, UnsupportedError, near
 from lmtailor.tasks.example import Example, TaskKind
 from lmtailor.tasks.task import LABELLED, Task
 
-READ_BY: Mapping[TaskKind, str] = {
+_READ_BY: Mapping[TaskKind, str] = {
     "classification": "Head or Verbalizer",
     "regression": "Head",
     "generation": "Text",
@@ -44,6 +44,19 @@ class LabelSet:
         """That of a task."""
         target = task.label if task.kind == "generation" else ""
         return cls(kind=task.kind, labels=task.labels, texts=task.text, extra=task.extra, target=target)
+
+    def check_kind(self, *kinds: TaskKind, what: str) -> None:
+        """See that a readout is for tasks of this kind.
+
+        Args:
+            kinds: those that it is for.
+            what: the readout and what it is for, the beginning of a sentence.
+
+        Raises:
+            UnsupportedError: it is not; the message names one that is.
+        """
+        if self.kind not in kinds:
+            raise UnsupportedError(f"{what}; this is a task of {self.kind}. Use {_READ_BY[self.kind]}.")
 
     @property
     def num_outputs(self) -> int:

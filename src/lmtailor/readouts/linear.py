@@ -3,18 +3,20 @@
 Shapes: H features of a state.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Generator, Tensor
+from torch.nn.functional import dropout, linear
 
 from lmtailor.base.base import Base
+from lmtailor.base.states import States
 from lmtailor.core.errors import InputError
 from lmtailor.readouts.native import initial_std
 
 
-def block_number(base: Base, layer: int | None) -> int | None:
-    """The number of a block whose output is read, counted from 0; None for the last states.
+def blocks_read(base: Base, layer: int | None) -> tuple[int, ...]:
+    """The number of the block whose output is read, counted from 0; none for the last states. See `Reading.layers`.
 
     Args:
         base: the model.
@@ -25,10 +27,15 @@ def block_number(base: Base, layer: int | None) -> int | None:
     """
     blocks = len(base.read.blocks)
     if layer is None:
-        return None
+        return ()
     if not -blocks <= layer < blocks:
         raise InputError(f"There is no block {layer}: the model has {blocks}, numbered 0 to {blocks - 1}, or -{blocks} to -1.")
-    return layer % blocks
+    return (layer % blocks,)
+
+
+def states_read(states: States, layers: Sequence[int]) -> Tensor:
+    """The states (N, T, H) of the block that is read, or the last."""
+    return states.layers[layers[0]] if layers else states.last_NTH
 
 
 def state_width(base: Base, layer: int | None) -> int:
@@ -58,3 +65,8 @@ def linear_tensors(
         if bias:
             tensors[f"{name}.bias"] = torch.zeros(shape[0], device=weight.device)
     return {name: (value if rng is None else value.to(base.device)).requires_grad_() for name, value in tensors.items()}
+
+
+def linear_scores(tensors: Mapping[str, Tensor], x: Tensor, drop: float, training: bool) -> Tensor:
+    """W · dropout(x) + b in float32, for states (…, H); b where there is one."""
+    return linear(dropout(x.float(), drop, training), tensors["head.weight"], tensors.get("head.bias")).float()

@@ -24,21 +24,21 @@ from transformers import PreTrainedTokenizerBase
 from lmtailor.base.base import Base
 from lmtailor.base.states import States
 from lmtailor.core.errors import InputError, UnsupportedError, near
-from lmtailor.readouts.batch import Batch, Encoded, InputForm, collate
+from lmtailor.readouts.batch import Batch, Encoded
 from lmtailor.readouts.cutting import Gapped, tokenise_within
 from lmtailor.readouts.filling import gap_of
 from lmtailor.readouts.gaps import CausalGap, Gap
-from lmtailor.readouts.labels import READ_BY, LabelSet, column_texts
+from lmtailor.readouts.labels import LabelSet, column_texts
 from lmtailor.readouts.likelihood import log_probabilities
 from lmtailor.readouts.pattern import Pattern, parse_pattern
 from lmtailor.readouts.prompting import Prompting
 from lmtailor.readouts.prompts import Prompter
-from lmtailor.readouts.readout import check_parameters, input_form, input_limit, virtual_tokens
+from lmtailor.readouts.readout import Reading, check_lengths, input_form, input_limit, virtual_tokens
 from lmtailor.readouts.seq2seq import Fill
 from lmtailor.readouts.word_scores import PREMISE, Normalise
 from lmtailor.readouts.words import pieces_in_gap
 from lmtailor.tasks.example import Example
-from lmtailor.tasks.task import Task, TaskKind
+from lmtailor.tasks.task import Task
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,7 @@ class Options:
         if len(self.options) < 2:
             raise InputError(f"Options need a column for each of at least two labels; found {dict(self.options)}.")
         object.__setattr__(self, "options", {str(label): column for label, column in self.options.items()})
-        if self.max_length is not None and self.max_length < 1:
-            raise InputError(f"max_length must be at least 1 token; found {self.max_length}.")
+        check_lengths(max_length=self.max_length)
 
     def bind(
         self, base: Base, labels: LabelSet, rng: Generator | None, task: Task | None = None, *, reserve: int = 0
@@ -76,11 +75,7 @@ class Options:
             InputError: labels or columns that the data lacks, or a label without a column.
             UnsupportedError: a task of another kind, a model without LM head, or a setting that has no meaning for the model.
         """
-        if labels.kind != "classification":
-            raise UnsupportedError(
-                f"Options are the labels of a task of classification; this is a task of {labels.kind}. Use "
-                f"{READ_BY[labels.kind]}."
-            )
+        labels.check_kind("classification", what="Options are the labels of a task of classification")
         if not base.has_lm_head:
             raise UnsupportedError(
                 f"{base.source or base.family.name} has no LM head, so it gives texts no probability. Use a checkpoint with one."
@@ -95,10 +90,13 @@ class Options:
             readout=self,
             label_set=labels,
             form=form,
+            reads_lm_head=True,
+            begins=isinstance(gap, CausalGap),
             tokenizer=base.tokenizer,
             prompter=prompting.of(()),
             pattern=pattern,
             columns=tuple(self.options[label] for label in labels.labels),
+            normalise=self.normalise,
             gap=gap,
             alone=style == "answer",
             limit=input_limit(base, self.max_length, reserve),
@@ -118,67 +116,20 @@ class Options:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class OptionsReading:
+class OptionsReading(Reading):
     """`Options` bound to a base; see `Reading`."""
 
-    readout: Options
-    label_set: LabelSet
-    form: InputForm
     tokenizer: PreTrainedTokenizerBase
     prompter: Prompter
     pattern: Pattern
     columns: tuple[str, ...]
     """Those of the options, in the order of the labels."""
+    normalise: Normalise
     gap: Gap
     alone: bool
     """Whether an option is a text of its own, with nothing before it."""
     limit: int
     """Longest sequence (tokens)."""
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """The labels, in the order of the scores."""
-        return self.label_set.labels
-
-    @property
-    def kind(self) -> TaskKind:
-        """classification."""
-        return self.label_set.kind
-
-    @property
-    def layers(self) -> tuple[int, ...]:
-        """None: the LM head reads the last states."""
-        return ()
-
-    @property
-    def reads_lm_head(self) -> bool:
-        """It asks the LM head for texts."""
-        return True
-
-    @property
-    def virtual(self) -> bool:
-        """False: virtual tokens are never read."""
-        return False
-
-    def parameters(self) -> Mapping[str, Tensor]:
-        """None: the LM head belongs to the base."""
-        return {}
-
-    def with_parameters(self, tensors: Mapping[str, Tensor]) -> "OptionsReading":
-        """See `Reading.with_parameters`."""
-        check_parameters({}, tensors)
-        return self
-
-    def prompt(self) -> tuple[int, ...]:
-        """Nothing stands before the input."""
-        return ()
-
-    def variants(self) -> tuple["OptionsReading", ...]:
-        """Itself."""
-        return (self,)
-
-    def check_fit(self) -> None:
-        """Scores of options can always be trained."""
 
     def encode(self, example: Example) -> Encoded:
         """An example as one sequence an option, and behind them as many of the premise where it is asked for.
@@ -189,7 +140,7 @@ class OptionsReading:
         texts = [text.strip() for text in column_texts(example, self.columns).values()]
         pieces = [self._pieces(example, column, text) for column, text in zip(self.columns, texts, strict=True)]
         shown = [self._text(example, max(map(len, pieces)))]
-        if self.readout.normalise == "pmi":
+        if self.normalise == "pmi":
             empty = dict.fromkeys(self.pattern.fields, PREMISE)
             shown.append(self._text(replace(example, id=f"{example.id} (premise)", fields=empty), max(map(len, pieces))))
         asked = [(text, own) for text in shown for own in pieces]
@@ -206,15 +157,6 @@ class OptionsReading:
             id=example.id,
         )
 
-    def items(self, example: Example) -> tuple[Encoded, ...]:
-        """The example."""
-        return (self.encode(example),)
-
-    def collate(self, items: Sequence[Encoded]) -> Batch:
-        """Encoded examples as one batch. Causal models begin to answer behind the first state that is read."""
-        batch = collate(items, self.form)
-        return replace(batch, answer_N=batch.read_NP[:, 0] + 1) if isinstance(self.gap, CausalGap) else batch
-
     def scores(self, base: Base, states: States, batch: Batch, *, training: bool = False, normalised: bool = False) -> Tensor:
         """See `Reading.scores`. There is no dropout of its own, and what is divided by a length is no probability any more."""
         virtual_tokens(states.last_NTH, batch, False)
@@ -222,7 +164,7 @@ class OptionsReading:
         if batch.divisor_N is not None:
             log_p_N = log_p_N / batch.divisor_N
         log_p_BKC = log_p_N.view(batch.size, -1, len(self.columns))
-        return log_p_BKC[:, 0] - log_p_BKC[:, 1] if self.readout.normalise == "pmi" else log_p_BKC[:, 0]
+        return log_p_BKC[:, 0] - log_p_BKC[:, 1] if self.normalise == "pmi" else log_p_BKC[:, 0]
 
     def _pieces(self, example: Example, column: str, text: str) -> tuple[int, ...]:
         what = f"{column} of example {example.id!r}"
@@ -230,9 +172,9 @@ class OptionsReading:
 
     def _divisors(self, texts: Sequence[str], pieces: Sequence[tuple[int, ...]]) -> tuple[float, ...]:
         """What each option's score is divided by; () where by nothing."""
-        if self.readout.normalise == "length":
+        if self.normalise == "length":
             return tuple(float(len(own)) for own in pieces)
-        return tuple(float(len(text.encode())) for text in texts) if self.readout.normalise == "bytes" else ()
+        return tuple(float(len(text.encode())) for text in texts) if self.normalise == "bytes" else ()
 
     def _filling(self, pieces: tuple[int, ...]) -> tuple[int, ...]:
         """What is put into the gap: masks, or the tokens that the last one is predicted from."""

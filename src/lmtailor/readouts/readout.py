@@ -6,9 +6,10 @@ from examples and scores from states. Between the two, anything may act on the t
 Shapes: B examples, k sequences an example, N = B · k, T tokens, H features, C labels (1 in regression).
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import Field
-from typing import Any, ClassVar, Protocol
+from dataclasses import Field, dataclass, field, replace
+from typing import Any, ClassVar, Protocol, Self
 
 import torch
 from torch import Generator, Tensor
@@ -16,79 +17,88 @@ from torch import Generator, Tensor
 from lmtailor.base.base import Base
 from lmtailor.base.states import States
 from lmtailor.core.errors import InputError, StateError
-from lmtailor.readouts.batch import Batch, Encoded, InputForm
+from lmtailor.readouts.batch import Batch, Encoded, InputForm, collate
 from lmtailor.readouts.labels import LabelSet
 from lmtailor.tasks.example import Example
 from lmtailor.tasks.task import Task, TaskKind
 
 
-class Reading(Protocol):
-    """A readout bound to a base and a set of labels."""
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Reading(ABC):
+    """A readout bound to a base and a set of labels.
 
-    @property
-    def readout(self) -> "Readout":
-        """The settings that give this reading again without the task: what was chosen from its data is in them."""
+    What is data about it is a field, and what most readings do in the same way stands here; a reading has what is its own.
+    """
 
-    @property
-    def label_set(self) -> LabelSet:
-        """The labels it was bound to."""
+    readout: "Readout"
+    """The settings that give this reading again without the task: what was chosen from its data is in them."""
+    label_set: LabelSet
+    """The labels it was bound to."""
+    form: InputForm
+    """How the base takes batches."""
+    layers: tuple[int, ...] = ()
+    """Numbers of the blocks whose outputs `scores` reads instead of the last states."""
+    reads_lm_head: bool = False
+    """Whether the scores come from the base's LM head, so that changing it changes them."""
+    virtual: bool = False
+    """Whether virtual tokens of a prompt are to be kept in the states, before the others, and pooled with them."""
+    begins: bool = False
+    """Whether input and answer are one text, as in causal models: the answer begins behind the first state that is read."""
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)
+    """Its own trained tensors by name: leaves that require gradients, or meta tensors if bound without rng."""
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The labels, in the order of the scores; none in regression."""
+        """The labels, in the order of the scores; none where answers are no labels."""
+        return self.label_set.labels
 
     @property
     def kind(self) -> TaskKind:
         """Of the task."""
-
-    @property
-    def form(self) -> InputForm:
-        """How the base takes batches."""
-
-    @property
-    def layers(self) -> tuple[int, ...]:
-        """Numbers of the blocks whose outputs `scores` reads besides the last states."""
-
-    @property
-    def reads_lm_head(self) -> bool:
-        """Whether the scores come from the base's LM head, so that changing it changes them."""
-
-    @property
-    def virtual(self) -> bool:
-        """Whether virtual tokens of a prompt are to be kept in the states, before the others, and pooled with them."""
+        return self.label_set.kind
 
     def parameters(self) -> Mapping[str, Tensor]:
-        """Its own trained tensors by name: leaves that require gradients, or meta tensors if bound without rng."""
+        """Its `tensors`."""
+        return self.tensors
 
-    def with_parameters(self, tensors: Mapping[str, Tensor]) -> "Reading":
+    def with_parameters(self, tensors: Mapping[str, Tensor]) -> Self:
         """The same reading with other values of its parameters.
 
         Raises:
             InputError: a name or a shape is not that of `parameters()`.
         """
+        own = check_parameters(self.tensors, tensors)
+        return replace(self, tensors=own) if own else self
 
     def prompt(self) -> tuple[int, ...]:
         """Token ids that stand before every input: attach them once, as a prefix."""
+        return ()
 
     def variants(self) -> Sequence["Reading"]:
         """Readings that answer apart, whose probabilities are then averaged; itself where there is one."""
+        return (self,)
 
-    def check_fit(self) -> None:
+    def check_fit(self) -> None:  # noqa: B027 - most can
         """See that what it answers can be trained.
 
         Raises:
             InputError: it cannot; the message says why and what to do instead.
         """
 
+    @abstractmethod
     def encode(self, example: Example) -> Encoded:
         """An example as token ids, cut to the model's length."""
 
     def items(self, example: Example) -> Sequence[Encoded]:
         """What a fit learns of an example: the example itself, or one item for each of its references."""
+        return (self.encode(example),)
 
     def collate(self, items: Sequence[Encoded]) -> Batch:
         """Encoded examples as one batch."""
+        batch = collate(items, self.form)
+        return replace(batch, answer_N=batch.read_NP[:, 0] + 1) if self.begins else batch
 
+    @abstractmethod
     def scores(self, base: Base, states: States, batch: Batch, *, training: bool = False, normalised: bool = False) -> Tensor:
         """One row an answer, one column a label: (B, C), float32. An example has one answer; a text has its target tokens.
 
@@ -163,6 +173,30 @@ def input_limit(base: Base, max_length: int | None, reserve: int) -> int:
             f"Virtual tokens take {reserve} of the model's {base.max_length} positions, which leaves none for the input."
         )
     return limit
+
+
+def check_lengths(**lengths: int | None) -> None:
+    """Refuse longest lengths that leave no room for a token.
+
+    Args:
+        lengths: name of a setting → tokens; None is no limit.
+
+    Raises:
+        InputError: one is below 1.
+    """
+    for name, value in lengths.items():
+        if value is not None and value < 1:
+            raise InputError(f"{name} must be at least 1 token; found {value}.")
+
+
+def check_dropout(dropout: float | None) -> None:
+    """Refuse what is no probability below 1.
+
+    Raises:
+        InputError: it is none.
+    """
+    if dropout is not None and not 0 <= dropout < 1:
+        raise InputError(f"dropout must be at least 0 and less than 1; found {dropout}.")
 
 
 def take_rows(states: States, rows: slice | Tensor) -> States:

@@ -23,14 +23,14 @@ from torch import Generator, Tensor
 
 from lmtailor.base.base import Base
 from lmtailor.base.states import States
-from lmtailor.core.errors import InputError, UnsupportedError, near
+from lmtailor.core.errors import InputError, near
 from lmtailor.readouts.batch import Batch, Encoded
-from lmtailor.readouts.inquiry import Finding
-from lmtailor.readouts.labels import READ_BY, LabelSet, column_texts
-from lmtailor.readouts.linear import block_number, linear_tensors, state_width
-from lmtailor.readouts.readout import input_form, read_states, virtual_tokens
+from lmtailor.readouts.inquiry import Finding, Inquires
+from lmtailor.readouts.labels import LabelSet, column_texts
+from lmtailor.readouts.linear import blocks_read, linear_scores, linear_tensors, state_width, states_read
+from lmtailor.readouts.readout import Reading, check_dropout, check_lengths, input_form, read_states, virtual_tokens
 from lmtailor.readouts.span_windows import Window, Windows
-from lmtailor.readouts.token_reading import TokenReading, check_offsets, check_settings, sequence_limit
+from lmtailor.readouts.token_items import check_offsets, sequence_limit, token_item
 from lmtailor.tasks.example import Example
 from lmtailor.tasks.task import Task
 
@@ -61,10 +61,8 @@ class Span:
     """Longest sequence (tokens), question included; longer contexts are read in windows. None: what the model takes."""
 
     def __post_init__(self) -> None:
-        check_settings(self.dropout, self.max_length)
-        for name in ("max_answer", "max_question", "stride"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} must be at least 1 token; found {getattr(self, name)}.")
+        check_dropout(self.dropout)
+        check_lengths(max_length=self.max_length, max_answer=self.max_answer, max_question=self.max_question, stride=self.stride)
 
     def bind(
         self, base: Base, labels: LabelSet, rng: Generator | None, task: Task | None = None, *, reserve: int = 0
@@ -75,11 +73,7 @@ class Span:
             InputError: there is no such block or column, or an impossible length.
             UnsupportedError: a task of another kind, or a tokenizer without offsets.
         """
-        if labels.kind != "span":
-            raise UnsupportedError(
-                f'Span is for tasks whose answers are a part of the text (kind = "span"); this is a task of {labels.kind}. Use '
-                f"{READ_BY[labels.kind]}."
-            )
+        labels.check_kind("span", what='Span is for tasks whose answers are a part of the text (kind = "span")')
         if self.context is not None and self.context not in labels.texts:
             raise InputError(f"context={self.context!r} is no text column of the task. {near(self.context, labels.texts)}")
         check_offsets(base)
@@ -89,7 +83,7 @@ class Span:
             readout=self,
             label_set=labels,
             form=form,
-            layer=block_number(base, self.layer),
+            layers=blocks_read(base, self.layer),
             drop=self.dropout,
             tensors=linear_tensors(base, {"head": (2, state_width(base, self.layer))}, rng, bias=False),
             windows=Windows(
@@ -106,7 +100,7 @@ class Span:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class SpanReading(TokenReading):
+class SpanReading(Reading, Inquires):
     """`Span` bound to a base; see `Reading`."""
 
     windows: Windows
@@ -114,6 +108,11 @@ class SpanReading(TokenReading):
     question: str | None
     """The columns."""
     max_answer: int
+    drop: float
+
+    def encode(self, example: Example) -> Encoded:
+        """The first window of an example. Raises as `inquiry`."""
+        return self.inquiry(example).items[0]
 
     def inquiry(self, example: Example) -> "SpanInquiry":
         """See `Inquires.inquiry`.
@@ -125,7 +124,8 @@ class SpanReading(TokenReading):
         question = None if self.question is None else texts[self.question]
         windows, cut = self.windows.of(question, texts[self.context], example.id)
         items = tuple(
-            self.encoded(window.ids, window.segments, window.positions, units=2, cut=cut, name=example.id) for window in windows
+            token_item(self.form, window.ids, window.segments, window.positions, units=2, cut=cut, name=example.id)
+            for window in windows
         )
         return SpanInquiry(items=items, windows=windows, context=texts[self.context], max_answer=self.max_answer)
 
@@ -155,9 +155,9 @@ class SpanReading(TokenReading):
 
         Where a sequence has fewer tokens, the scores are `NEVER`.
         """
-        states_NTH = self.read_from(states)
+        states_NTH = states_read(states, self.layers)
         extra = virtual_tokens(states_NTH, batch, self.virtual)
-        scores_NP2 = self.linear(read_states(states_NTH, batch, extra), training)
+        scores_NP2 = linear_scores(self.tensors, read_states(states_NTH, batch, extra), self.drop, training)
         scores_N2P = scores_NP2.transpose(1, 2).masked_fill((batch.read_NP < 0)[:, None], NEVER)
         return (scores_N2P.log_softmax(2) if normalised else scores_N2P).flatten(0, 1)
 

@@ -26,15 +26,15 @@ from torch import Generator, Tensor
 
 from lmtailor.base.base import Base
 from lmtailor.base.states import States
-from lmtailor.core.errors import InputError, UnsupportedError, near
+from lmtailor.core.errors import InputError, near
 from lmtailor.readouts.batch import Batch, Encoded
 from lmtailor.readouts.featured import Featured
-from lmtailor.readouts.inquiry import Finding
-from lmtailor.readouts.labels import READ_BY, LabelSet, column_texts
-from lmtailor.readouts.linear import block_number, linear_tensors, state_width
+from lmtailor.readouts.inquiry import Finding, Inquires
+from lmtailor.readouts.labels import LabelSet, column_texts
+from lmtailor.readouts.linear import blocks_read, linear_scores, linear_tensors, state_width, states_read
 from lmtailor.readouts.plain import PlainInputs
-from lmtailor.readouts.readout import input_form, read_states, virtual_tokens
-from lmtailor.readouts.token_reading import TokenReading, check_offsets, check_settings, sequence_limit
+from lmtailor.readouts.readout import Reading, check_dropout, check_lengths, input_form, read_states, virtual_tokens
+from lmtailor.readouts.token_items import check_offsets, sequence_limit, token_item
 from lmtailor.tasks.example import Example
 from lmtailor.tasks.task import Task
 
@@ -67,7 +67,8 @@ class Tags:
     the most frequent tag of train."""
 
     def __post_init__(self) -> None:
-        check_settings(self.dropout, self.max_length)
+        check_dropout(self.dropout)
+        check_lengths(max_length=self.max_length)
 
     def bind(
         self, base: Base, labels: LabelSet, rng: Generator | None, task: Task | None = None, *, reserve: int = 0
@@ -78,11 +79,7 @@ class Tags:
             InputError: there is no such block, no such tag, more than one text, or an impossible length.
             UnsupportedError: a task of another kind, or a tokenizer without offsets.
         """
-        if labels.kind != "labelling":
-            raise UnsupportedError(
-                f'Tags is for tasks with a tag for each word (kind = "labelling"); this is a task of {labels.kind}. Use '
-                f"{READ_BY[labels.kind]}."
-            )
+        labels.check_kind("labelling", what='Tags is for tasks with a tag for each word (kind = "labelling")')
         if len(labels.texts) > 1:
             raise InputError(f"Tags are of the words of one text; the task has {' and '.join(labels.texts)}.")
         check_offsets(base)
@@ -93,7 +90,7 @@ class Tags:
             readout=replace(self, unseen=unseen),
             label_set=labels,
             form=form,
-            layer=block_number(base, self.layer),
+            layers=blocks_read(base, self.layer),
             drop=self.dropout,
             tensors=linear_tensors(base, {"head": (len(labels.labels), state_width(base, self.layer))}, rng),
             inputs=PlainInputs(
@@ -123,12 +120,17 @@ class Tags:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class TagsReading(TokenReading, Featured):
+class TagsReading(Reading, Inquires, Featured):
     """`Tags` bound to a base; see `Reading`."""
 
     inputs: PlainInputs
     piece: Literal["first", "last", "mean"]
     unseen: str
+    drop: float
+
+    def encode(self, example: Example) -> Encoded:
+        """An example as token ids. Raises as `inquiry`."""
+        return self.inquiry(example).item
 
     def inquiry(self, example: Example) -> "TagInquiry":
         """See `Inquires.inquiry`.
@@ -142,7 +144,7 @@ class TagsReading(TokenReading, Featured):
         pieces = pieces_of_words(text, tokens.offsets)
         seen = tuple(word for word, own in enumerate(pieces) if own)
         read = tuple(position for word in seen for position in self._read(pieces[word]))
-        item = self.encoded(tokens.ids, tokens.segments, read, units=len(seen), cut=tokens.cut, name=example.id)
+        item = token_item(self.form, tokens.ids, tokens.segments, read, units=len(seen), cut=tokens.cut, name=example.id)
         return TagInquiry(item=item, labels=self.labels, words=len(pieces), seen=seen, unseen=self.unseen)
 
     def items(self, example: Example) -> tuple[Encoded, ...]:
@@ -165,7 +167,7 @@ class TagsReading(TokenReading, Featured):
 
     def features(self, base: Base, states: States, batch: Batch) -> Tensor:
         """The states of the words that are seen (M, H), float32."""
-        states_NTH = self.read_from(states)
+        states_NTH = states_read(states, self.layers)
         extra = virtual_tokens(states_NTH, batch, self.virtual)
         if self.piece == "mean":
             return mean_states(states_NTH[:, extra:], batch.read_NP)
@@ -173,7 +175,7 @@ class TagsReading(TokenReading, Featured):
 
     def scores_from(self, features_MH: Tensor, *, training: bool = False) -> Tensor:
         """Scores (M, C) of words' states."""
-        return self.linear(features_MH, training)
+        return linear_scores(self.tensors, features_MH, self.drop, training)
 
     def scores(self, base: Base, states: States, batch: Batch, *, training: bool = False, normalised: bool = False) -> Tensor:
         """One row a word, one column a tag (M, C); see `Reading.scores`."""

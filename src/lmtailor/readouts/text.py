@@ -14,7 +14,6 @@ An example with several references is learned from as one item each; see `Traini
 Shapes: N sequences, T tokens, P positions read in one, M target tokens of a batch, H features, V vocabulary.
 """
 
-from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from typing import Protocol
 
@@ -24,18 +23,18 @@ from transformers import PreTrainedTokenizerBase
 from lmtailor.base.base import Base
 from lmtailor.base.states import States
 from lmtailor.core.errors import InputError, UnsupportedError
-from lmtailor.readouts.batch import Batch, Encoded, InputForm, collate
+from lmtailor.readouts.batch import Batch, Encoded
 from lmtailor.readouts.chat import ChatPrompter, chat_end
 from lmtailor.readouts.cutting import Gapped, tokenise_within
-from lmtailor.readouts.labels import READ_BY, LabelSet, column_texts
+from lmtailor.readouts.labels import LabelSet, column_texts
 from lmtailor.readouts.likelihood import token_log_probabilities
 from lmtailor.readouts.pattern import Pattern, parse_pattern
 from lmtailor.readouts.prompts import AnswerPrompter, CausalPrompter, Prompter
-from lmtailor.readouts.readout import Readout, check_parameters, input_form, input_limit, read_states, virtual_tokens
+from lmtailor.readouts.readout import Reading, check_lengths, input_form, input_limit, read_states, virtual_tokens
 from lmtailor.readouts.seq2seq import decoder_start
 from lmtailor.readouts.words import pieces_behind, plain_ids
 from lmtailor.tasks.example import Example
-from lmtailor.tasks.task import Task, TaskKind
+from lmtailor.tasks.task import Task
 
 
 @dataclass(frozen=True)
@@ -63,10 +62,7 @@ class Text:
         if "{mask}" in self.pattern:
             raise InputError(f"Text is written behind its pattern; leave {{mask}} out of {self.pattern!r}.")
         parse_pattern(self.pattern + "{mask}")
-        for name in ("max_length", "max_target"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise InputError(f"{name} must be at least 1 token; found {value}.")
+        check_lengths(max_length=self.max_length, max_target=self.max_target)
         if self.system is not None and not self.chat:
             raise InputError("system is a turn of a chat. Set chat=true, or write it into the pattern.")
 
@@ -104,7 +100,9 @@ class Text:
             decoder=decoder,
             limit=limit,
         )
-        return TextReading(readout=self, label_set=labels, form=form, pieces=pieces, end=int(end), begins=causal)
+        return TextReading(
+            readout=self, label_set=labels, form=form, reads_lm_head=True, begins=causal, pieces=pieces, end=int(end)
+        )
 
     def _target(self, pattern: Pattern, column: str, *, behind: bool) -> Pattern:
         """The target's pattern; with `behind` it follows the input's own text."""
@@ -138,75 +136,21 @@ def check_writes(base: Base, labels: LabelSet) -> None:
     Raises:
         UnsupportedError: a task of another kind, or a model that writes no text.
     """
-    if labels.kind != "generation":
-        raise UnsupportedError(
-            f'Text is for tasks whose answers are written (kind = "generation"); this is a task of {labels.kind}. Use '
-            f"{READ_BY[labels.kind]}."
-        )
+    labels.check_kind("generation", what='Text is for tasks whose answers are written (kind = "generation")')
     if base.kind == "encoder" or not base.has_lm_head:
         name, why = base.source or base.family.name, "fills gaps" if base.kind == "encoder" else "has no LM head"
         raise UnsupportedError(f"{name} {why}, so it writes no text. Use a causal or an encoder-decoder model with LM head.")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class TextReading:
+class TextReading(Reading):
     """A readout that writes, bound to a base; see `Reading`."""
 
-    readout: Readout
-    label_set: LabelSet
-    form: InputForm
     pieces: Pieces
     end: int
     """The token that ends a target."""
-    begins: bool
-    """Whether the target stands behind the input in one text, as in causal models; else a decoder writes it."""
     every_word: bool = False
     """Whether scores are the log-probabilities of all words, and not of the target's alone: some losses need them."""
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """None."""
-        return ()
-
-    @property
-    def kind(self) -> TaskKind:
-        """generation."""
-        return self.label_set.kind
-
-    @property
-    def layers(self) -> tuple[int, ...]:
-        """None: the LM head reads the last states."""
-        return ()
-
-    @property
-    def reads_lm_head(self) -> bool:
-        """The LM head writes."""
-        return True
-
-    @property
-    def virtual(self) -> bool:
-        """False: virtual tokens are never read."""
-        return False
-
-    def parameters(self) -> Mapping[str, Tensor]:
-        """None: the LM head belongs to the base."""
-        return {}
-
-    def with_parameters(self, tensors: Mapping[str, Tensor]) -> "TextReading":
-        """See `Reading.with_parameters`."""
-        check_parameters({}, tensors)
-        return self
-
-    def prompt(self) -> tuple[int, ...]:
-        """Nothing stands before the input."""
-        return ()
-
-    def variants(self) -> tuple["TextReading", ...]:
-        """Itself."""
-        return (self,)
-
-    def check_fit(self) -> None:
-        """What is written can always be trained."""
 
     def over_all_words(self) -> "TextReading":
         """The same reading with the log-probabilities of all words."""
@@ -237,11 +181,6 @@ class TextReading:
                 room for it.
         """
         return self.pieces.items(example)
-
-    def collate(self, items: Sequence[Encoded]) -> Batch:
-        """Encoded examples as one batch. Causal models begin to write behind the first state that is read."""
-        batch = collate(items, self.form)
-        return replace(batch, answer_N=batch.read_NP[:, 0] + 1) if self.begins else batch
 
     def scores(self, base: Base, states: States, batch: Batch, *, training: bool = False, normalised: bool = False) -> Tensor:
         """log p of each target token of the batch, row after row (M, 1); with `every_word` of all words there (M, V).

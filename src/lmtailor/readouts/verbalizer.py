@@ -29,11 +29,11 @@ from lmtailor.readouts.calibration import Calibration
 from lmtailor.readouts.cutting import Gapped
 from lmtailor.readouts.demonstrations import Demonstrations, Shown, check_shown, choose
 from lmtailor.readouts.filling import gap_of
-from lmtailor.readouts.gaps import Gap
-from lmtailor.readouts.labels import READ_BY, LabelSet
+from lmtailor.readouts.gaps import CausalGap, Gap
+from lmtailor.readouts.labels import LabelSet
 from lmtailor.readouts.pattern import Pattern, parse_pattern
 from lmtailor.readouts.prompting import Prompting, Style
-from lmtailor.readouts.readout import input_form, input_limit
+from lmtailor.readouts.readout import check_lengths, input_form, input_limit
 from lmtailor.readouts.runs import plan_runs
 from lmtailor.readouts.seq2seq import Fill
 from lmtailor.readouts.similar import Chooser, Neighbours
@@ -91,8 +91,7 @@ class Verbalizer:
             if isinstance(words, str) or not words:
                 raise InputError(f"The words of the label {label!r} must be a list of at least one; found {words!r}.")
         object.__setattr__(self, "words", {str(label): tuple(words) for label, words in self.words.items()})
-        if self.max_length is not None and self.max_length < 1:
-            raise InputError(f"max_length must be at least 1 token; found {self.max_length}.")
+        check_lengths(max_length=self.max_length)
         self._check_measured("prior", self.prior, sum(map(len, self.words.values())), "word")
         if self.calibration is not None:
             self._check_measured("calibration.shares", self.calibration.shares, len(self.words), "label")
@@ -158,6 +157,8 @@ class Verbalizer:
             readout=self,
             label_set=labels,
             form=form,
+            reads_lm_head=True,
+            begins=isinstance(gap, CausalGap),
             prompter=prompter,
             prompting=prompting,
             pattern=pattern,
@@ -233,11 +234,7 @@ def check_base(base: Base, labels: LabelSet) -> None:
     Raises:
         UnsupportedError: they cannot.
     """
-    if labels.kind != "classification":
-        raise UnsupportedError(
-            f"A verbalizer chooses among words for labels, and {labels.kind} has no labels of whole texts. Use "
-            f"{READ_BY[labels.kind]}."
-        )
+    labels.check_kind("classification", what="A verbalizer chooses among words for labels of whole texts")
     if not base.has_lm_head:
         raise UnsupportedError(
             f"{base.source or base.family.name} has no LM head, so it cannot score words. Use Head, or a checkpoint with one."

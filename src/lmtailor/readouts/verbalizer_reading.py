@@ -4,38 +4,34 @@ Shapes: B examples, W label words, C labels.
 """
 
 import functools
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 from torch import Tensor
 
 from lmtailor.base.base import Base
 from lmtailor.base.states import States
 from lmtailor.core.errors import InputError
-from lmtailor.readouts.batch import Batch, Encoded, InputForm, collate
+from lmtailor.readouts.batch import Batch, Encoded
 from lmtailor.readouts.cutting import Tokenise, tokenise_within
 from lmtailor.readouts.demonstrations import Shown
-from lmtailor.readouts.gaps import CausalGap, Gap
-from lmtailor.readouts.labels import LabelSet, column_texts
+from lmtailor.readouts.gaps import Gap
+from lmtailor.readouts.labels import column_texts
 from lmtailor.readouts.pattern import Pattern
 from lmtailor.readouts.prompting import Prompting
 from lmtailor.readouts.prompts import Prompter
-from lmtailor.readouts.readout import Readout, check_parameters, virtual_tokens
+from lmtailor.readouts.readout import Reading, virtual_tokens
 from lmtailor.readouts.runs import Run
 from lmtailor.readouts.similar import Chooser
 from lmtailor.readouts.word_scores import Scoring, many_tokens, one_token
 from lmtailor.readouts.words import LabelWord
 from lmtailor.tasks.example import Example
-from lmtailor.tasks.task import TaskKind
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class VerbalizerReading:
+class VerbalizerReading(Reading):
     """See `Reading`."""
 
-    readout: Readout
-    label_set: LabelSet
-    form: InputForm
     prompter: Prompter
     prompting: Prompting
     pattern: Pattern
@@ -61,43 +57,9 @@ class VerbalizerReading:
         return self.scoring.words
 
     @property
-    def labels(self) -> tuple[str, ...]:
-        """The labels, in the order of the scores."""
-        return self.label_set.labels
-
-    @property
-    def kind(self) -> TaskKind:
-        """classification."""
-        return self.label_set.kind
-
-    @property
-    def layers(self) -> tuple[int, ...]:
-        """None: the LM head reads the last states."""
-        return ()
-
-    @property
-    def reads_lm_head(self) -> bool:
-        """A verbalizer asks the LM head for words."""
-        return True
-
-    @property
-    def virtual(self) -> bool:
-        """False: virtual tokens are never read."""
-        return False
-
-    @property
     def single(self) -> bool:
         """Whether the logit of one token is enough for every word."""
         return self.scoring.single
-
-    def parameters(self) -> Mapping[str, Tensor]:
-        """None: the LM head belongs to the base."""
-        return {}
-
-    def with_parameters(self, tensors: Mapping[str, Tensor]) -> "VerbalizerReading":
-        """See `Reading.with_parameters`."""
-        check_parameters({}, tensors)
-        return self
 
     def prompt(self) -> tuple[int, ...]:
         """The demonstrations in causal models; nothing where they are part of each input.
@@ -165,15 +127,6 @@ class VerbalizerReading:
     def content_free(self, text: str) -> Encoded:
         """The input in which every column of the pattern has this text."""
         return self.encode(Example(id=f"content-free {text!r}", fields=dict.fromkeys(self.pattern.fields, text)))
-
-    def items(self, example: Example) -> tuple[Encoded, ...]:
-        """The example."""
-        return (self.encode(example),)
-
-    def collate(self, items: Sequence[Encoded]) -> Batch:
-        """Encoded examples as one batch. Causal models begin to answer behind the first state that is read."""
-        batch = collate(items, self.form)
-        return replace(batch, answer_N=batch.read_NP[:, 0] + 1) if isinstance(self.gap, CausalGap) else batch
 
     def scores(self, base: Base, states: States, batch: Batch, *, training: bool = False, normalised: bool = False) -> Tensor:
         """See `Reading.scores`. There is no dropout of its own, so `training` has no effect.
