@@ -1,6 +1,8 @@
 """`lmtailor compare`."""
 
 import json
+import shlex
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -56,6 +58,33 @@ def test_the_commands_that_it_prints_work(lmtailor: Command, encoder: Path, data
     (folder,) = (tmp_path / "run").glob("runs/*/seed-1/adapter")
     assert f"lmtailor predict {encoder} {folder}" in outcome.out
     assert json.loads(lmtailor("predict", encoder, folder, "a good movie").out)["label"] in ("neg", "pos")
+
+
+def test_commands_name_the_columns_of_patterns_and_options(lmtailor: Command, decoder: Path, tmp_path: Path) -> None:
+    words = ("good", "bad")
+    rows = [(f"the film was {words[i % 2]} {i}", f"see it {i}", f"leave it {i}", i % 2) for i in range(16)]
+    for split, part in (("train", rows[:8]), ("test", rows[8:])):
+        write_csv(tmp_path / f"{split}.csv", ("premise", "yes", "no", "label"), part)
+    (tmp_path / "card.toml").write_text(
+        '[files]\ntrain = "train.csv"\ntest = "test.csv"\n[columns]\ntext = "premise"\nextra = ["yes", "no"]\n'
+        '[[patterns]]\ntext = "{premise} so {mask}"\nname = "so"\noptions = { 0 = "yes", 1 = "no" }\n',
+        encoding="utf-8",
+    )
+    (tmp_path / "plan.toml").write_text(
+        f'task = "card.toml"\nseeds = [0]\nbaseline = false\n[bases]\ntiny = "{decoder}"\n[[cells]]\n'
+        'readout = { name = "options", pattern_name = "so" }\n',
+        encoding="utf-8",
+    )
+    done = lmtailor("compare", tmp_path / "plan.toml", "--out", tmp_path / "run")
+    assert done.code == 0, done.err
+    commands = [shlex.split(line) for line in done.out.splitlines() if line.strip().startswith("lmtailor predict ")]
+    assert commands[0][-3:] == ["your premise", "your yes", "your no"]
+    one = lmtailor(*commands[0][1:])
+    assert set(json.loads(one.out)["scores"]) == {"0", "1"}, one.err
+    assert commands[1][4:] == ["--file", "rows.csv", ">", "answers.jsonl"]
+    python = done.out[done.out.index("    import lmtailor as lt") :]
+    assert "lt.predict(base, adapter, [{'premise': 'your premise', 'yes': 'your yes', 'no': 'your no'}])" in python
+    exec(textwrap.dedent(python), {})
 
 
 def test_notes_on_the_data_are_loud(lmtailor: Command, plan: Path, data: Path, tmp_path: Path) -> None:

@@ -91,7 +91,7 @@ def test_pairs_are_two_arguments_or_have_a_tab_between(
     assert _lines(lmtailor(*words)) == given
     odd = lmtailor(*words, "a cat", "a dog", "good")
     assert odd.code == 2
-    assert "first and second: give texts two by two" in odd.errors[0]
+    assert "The adapter reads first, second: give 2 texts for each input. There are 3." in odd.errors[0]
     _typed(monkeypatch, b"a cat\ta dog\na cat\n")
     assert "stdin, line 2 has 1 texts" in lmtailor(*words).errors[0]
 

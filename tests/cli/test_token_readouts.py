@@ -1,6 +1,7 @@
 """Tags, spans and options from the command line: fit, eval and predict."""
 
 import json
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,10 @@ def test_fit_eval_and_predict(
     done = lmtailor("fit", encoder, *card, "--readout", readout, "--method", "lora", "--epochs", 1, "--out", out)
     assert done.code == 0, done.err
     assert json.loads((out / "adapter.json").read_text())["readout"]["name"] == readout
+    (told,) = (line.strip() for line in done.out.splitlines() if line.strip().startswith("lmtailor predict "))
+    done = lmtailor(*shlex.split(told)[1:])
+    assert done.code == 0, done.err
+    assert set(json.loads(done.out)) - {"id"} == keys
     done = lmtailor("eval", encoder, out, *card, "--json")
     assert done.code == 0, done.err
     assert next(iter(json.loads(done.out)["scores"]["test"])) == task.metrics[0]

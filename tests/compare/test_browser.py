@@ -46,7 +46,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     runs = demo_runs(about, cells, failed=[(names["BitFit"], 2, "The loss is nan at step 3. " * 4)])
     board = make_leaderboard(about, runs, resamples=50)
     file = tmp_path_factory.mktemp("report") / "report.html"
-    file.write_text(make_page(board, runs, recommend(board), folder=Path("run"), example=("your text",)), encoding="utf-8")
+    file.write_text(make_page(board, runs, recommend(board), folder=Path("run")), encoding="utf-8")
     return file
 
 
@@ -159,7 +159,7 @@ def test_a_sensitivity_study_is_drawn_quietly_and_fits(browser: object, tmp_path
 def test_designs_are_drawn_quietly_and_fit(browser: object, tmp_path: Path, design: Callable[[], Design], width: int) -> None:
     _, runs, board = compared(*design(), n=200)
     file = tmp_path / "report.html"
-    file.write_text(make_page(board, runs, recommend(board), folder=Path("run"), example=("your text",)), encoding="utf-8")
+    file.write_text(make_page(board, runs, recommend(board), folder=Path("run")), encoding="utf-8")
     one = Opened(browser, file, width=width, scheme="light")
     assert one.said == []
     assert one.page.evaluate("document.documentElement.scrollWidth") <= width

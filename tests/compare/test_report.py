@@ -43,7 +43,7 @@ class _Page(HTMLParser):
 
 def page(runs: list[Run], about: object, folder: str = "run") -> str:
     board = make_leaderboard(about, runs, resamples=50)  # type: ignore[arg-type]
-    return make_page(board, runs, recommend(board), folder=Path(folder), example=("your text",))
+    return make_page(board, runs, recommend(board), folder=Path(folder))
 
 
 @pytest.fixture(scope="module")

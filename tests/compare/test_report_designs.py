@@ -76,7 +76,7 @@ def test_other_domains_hold_for_ranked_cells_and_are_kept_for_the_others(sizes: 
 
 def test_the_page_says_how_routes_with_sizes_are_ranked() -> None:
     _, runs, board = compared(*over_sizes(), failed=[("probe · 50 examples", 1, "The loss is nan.")])
-    page = make_page(board, runs, recommend(board), folder=Path("run"), example=("your text",))
+    page = make_page(board, runs, recommend(board), folder=Path("run"))
     assert "A route with several training sizes stands here at its largest." in page
     assert "(of which routes see 50, 100, 200 and 500)" in page
     assert page.count('class="board"') == 1
@@ -84,9 +84,7 @@ def test_the_page_says_how_routes_with_sizes_are_ranked() -> None:
     assert page.count("<b>LoRA · 50 examples</b>") == 0
     plain = demo_about(DEMO, n=60)
     from_plain = compared(DEMO, {}, n=60)
-    assert "training sizes" not in make_page(
-        from_plain[2], demo_runs(plain), recommend(from_plain[2]), folder=Path("r"), example=("x",)
-    )
+    assert "training sizes" not in make_page(from_plain[2], demo_runs(plain), recommend(from_plain[2]), folder=Path("r"))
 
 
 def test_one_size_alone_is_no_curve() -> None:

@@ -66,4 +66,4 @@ def run(  # noqa: PLR0913 - every argument is an option
     fitting.tell_kept(out, before, "work", "done")
     fitting.show_scores(loaded, task, adapter)
     fitting.show_search(adapter)
-    fitting.show_adapter(adapter, out, choices.predict_command(base, out, task, machine))
+    fitting.show_adapter(adapter, out, choices.predict_command(base, out, adapter, task, machine))

@@ -24,6 +24,7 @@ from lmtailor.methods import method_class
 from lmtailor.methods.method import Method
 from lmtailor.methods.union import Union
 from lmtailor.objectives.objective import Objective
+from lmtailor.readouts.columns import columns_read
 from lmtailor.readouts.readout import Readout
 from lmtailor.readouts.registry import get_readout
 from lmtailor.store.adapter import Adapter
@@ -240,30 +241,33 @@ def the_readout(task: Task, answer: ReadoutOptions, settings: Sequence[str]) -> 
     return readout
 
 
-def predict_command(base: str, adapter: Path, task: Task, machine: MachineOptions) -> str:
-    """How to predict with an adapter, with a text of the task's data.
+def predict_command(base: str, folder: Path, adapter: Adapter, task: Task, machine: MachineOptions) -> str:
+    """How to predict with an adapter, with texts of the task's data.
 
     Args:
         base: as the user named it.
-        adapter: its folder.
+        folder: the adapter's.
+        adapter: what is in it.
         task: its data.
         machine: how the base was loaded.
     """
     examples = (example for split in task.splits.values() for example in split)
+    reading = adapter.reading
+    columns = task.text if reading is None else columns_read(reading.readout, reading.label_set)
     texts = next(
-        (own for example in examples if all(map(_stands, own := [example.fields[name] for name in task.text]))),
-        [f"some {name}" for name in task.text],
+        (own for example in examples if all(map(_stands, own := [example.fields[name] for name in columns]))),
+        [f"some {name}" for name in columns],
     )
     default = MachineOptions()
     changed = [name for name in ("dtype", "device", "revision") if getattr(machine, name) != getattr(default, name)]
     words = [word for name in changed for word in (f"--{name}", str(getattr(machine, name)))]
     remote = ["--trust-remote-code"] if machine.trust_remote_code else []
-    return shlex.join(["lmtailor", "predict", base, str(adapter), *texts, *words, *remote])
+    return shlex.join(["lmtailor", "predict", base, str(folder), *texts, *words, *remote])
 
 
 def _stands(text: str) -> bool:
-    """Whether a text can stand in a command: short, one line, and not like an option."""
-    return len(text) <= _SHOWN and text.isprintable() and not text.startswith("-")
+    """Whether a text can stand in a command: not empty, short, one line, and not like an option."""
+    return bool(text.strip()) and len(text) <= _SHOWN and text.isprintable() and not text.startswith("-")
 
 
 def _from_card(options: TaskOptions, card: Path, settings: Sequence[str]) -> Task:

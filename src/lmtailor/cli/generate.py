@@ -107,9 +107,11 @@ def run(  # noqa: PLR0913 - every argument is an option
 
 def _columns(adapters: "Sequence[Adapter]") -> tuple[str, ...]:
     """The columns of which the adapter's pattern makes a prompt, if it has one."""
+    from lmtailor.readouts.columns import columns_read
     from lmtailor.readouts.text import TextReading
 
-    return next((one.reading.label_set.texts for one in adapters if isinstance(one.reading, TextReading)), ())
+    readings = [one.reading for one in adapters if isinstance(one.reading, TextReading)]
+    return next((columns_read(one.readout, one.label_set) for one in readings), ())
 
 
 def _prompts(stack: ExitStack, source: PromptOptions, columns: tuple[str, ...]) -> "Iterator[Asked]":

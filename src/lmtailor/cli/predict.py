@@ -65,8 +65,8 @@ def run(  # noqa: PLR0913 - every argument is an option
 
     Texts are arguments, else the rows of a file, else the lines of stdin. For each there is one line with its id (its number
     from 1, or the file's column "id"), and what the adapter answers: the label with the share of each, the value, the text that
-    is written, the tag of each word, or the part of the text with the character at which it starts. An adapter for pairs takes
-    arguments two by two, and lines with a tab between the two texts.
+    is written, the tag of each word, or the part of the text with the character at which it starts. An adapter that reads several
+    columns, such as a pair or a pattern's, takes as many arguments for each input, and lines with tabs between the texts.
 
     ```
     lmtailor predict MODEL adapters/mine "a gripping film" "a dull one"
@@ -98,7 +98,7 @@ def run(  # noqa: PLR0913 - every argument is an option
     loaded = choices.the_base(base, machine)
     ready = {name: choices.the_adapter(folder, loaded, any_base=any_base) for name, folder in folders.items()}
     with ExitStack() as stack:
-        inputs = _inputs(stack, texts, source, _columns(ready), tuple(ready) if adapters else ())
+        inputs = _inputs(stack, texts, source, ready, tuple(ready) if adapters else ())
         cut, total = _answer(loaded, ready, inputs, batch_size, decoding)
     results.tell_cuts(cut, total, "input")
 
@@ -136,12 +136,17 @@ def _columns(adapters: "Mapping[str, Adapter]") -> tuple[str, ...]:
 
 
 def _inputs(
-    stack: ExitStack, given: tuple[str, ...], source: InputOptions, columns: tuple[str, ...], adapters: tuple[str, ...]
+    stack: ExitStack, given: tuple[str, ...], source: InputOptions, ready: "Mapping[str, Adapter]", adapters: tuple[str, ...]
 ) -> "Iterator[Input]":
-    """The inputs, as they come."""
+    """The inputs, as they come. A file's rows bring what a pattern names besides; arguments and lines must have it."""
     from lmtailor.cli import texts
+    from lmtailor.readouts.columns import columns_read
     from lmtailor.tasks.read import Format
 
+    named = _columns(ready)
+    reading = next(iter(ready.values())).reading
+    assert reading is not None, "_columns refuses it"
+    columns = columns_read(reading.readout, reading.label_set)
     if given:
         return texts.from_arguments(given, columns)
     if source.file is None or (source.format is None and source.file.suffix.lower() == texts.LINES):
@@ -153,7 +158,7 @@ def _inputs(
             say.plain("One text a line; Ctrl-D ends.")
         return texts.from_lines(sys.stdin.buffer, columns, "stdin", source.encoding)
     form = Format(format=source.format, encoding=source.encoding, delimiter=source.delimiter)
-    return texts.from_table(source.file, columns, source.text, form, adapters)
+    return texts.from_table(source.file, named, source.text, form, adapters)
 
 
 def _answer(

@@ -33,19 +33,21 @@ class Input:
 
 
 def from_arguments(texts: Sequence[str], columns: Sequence[str]) -> Iterator[Input]:
-    """Inputs from the command line; those of a pair two by two.
+    """Inputs from the command line, each as many texts as there are columns.
 
     Raises:
-        InputError: a text is empty, or one of a pair is missing.
+        InputError: a text is empty, or one of an input is missing.
     """
     if len(texts) % len(columns):
-        raise InputError(f"The adapter reads pairs, {' and '.join(columns)}: give texts two by two. There {_are(len(texts))}.")
+        raise InputError(
+            f"The adapter reads {', '.join(columns)}: give {len(columns)} texts for each input. There {_are(len(texts))}."
+        )
     for number, start in enumerate(range(0, len(texts), len(columns)), start=1):
         yield _input(number, texts[start : start + len(columns)], columns, f"Argument {start + 1}")
 
 
 def from_lines(stream: BinaryIO, columns: Sequence[str], source: str, encoding: str = "utf-8") -> Iterator[Input]:
-    """One input a line, read as they come; the texts of a pair with a tab between.
+    """One input a line, read as they come; several texts with tabs between.
 
     Raises:
         InputError: an encoding that does not exist.
@@ -55,7 +57,7 @@ def from_lines(stream: BinaryIO, columns: Sequence[str], source: str, encoding: 
         texts = text.split("\t") if len(columns) > 1 else [text]
         if len(texts) != len(columns):
             raise DataError(
-                f"{place} has {len(texts)} texts, but the adapter reads {' and '.join(columns)}: put a tab between them."
+                f"{place} has {len(texts)} texts, but the adapter reads {', '.join(columns)}: put a tab between them."
             )
         yield _input(number, texts, columns, place)
 

@@ -6,8 +6,12 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from lmtailor.compare.leaderboard import Leaderboard, Run
+from lmtailor.core.errors import InputError
 from lmtailor.core.settings import from_mapping
 from lmtailor.infer.decoding import Decoding
+from lmtailor.readouts.columns import columns_read
+from lmtailor.readouts.registry import get_readout
+from lmtailor.store.native import read_manifest
 from lmtailor.tasks.metrics.direction import greater_is_better
 
 
@@ -23,7 +27,7 @@ class Commands:
     python: str
 
 
-def commands(board: Leaderboard, runs: Sequence[Run], cell: str, folder: Path, example: Sequence[str]) -> Commands | None:
+def commands(board: Leaderboard, runs: Sequence[Run], cell: str, folder: Path) -> Commands | None:
     """Commands for the cell's best adapter; None if none was saved.
 
     Args:
@@ -31,7 +35,6 @@ def commands(board: Leaderboard, runs: Sequence[Run], cell: str, folder: Path, e
         runs: the cell's among them.
         cell: its name.
         folder: the comparison's, as the user wrote it.
-        example: a text, or the two of a pair.
     """
     own = [run for run in runs if run.record.cell == cell and run.record.adapter is not None]
     if not own:
@@ -40,8 +43,11 @@ def commands(board: Leaderboard, runs: Sequence[Run], cell: str, folder: Path, e
     assert best.record.adapter is not None
     adapter = str(folder / best.record.adapter)
     base = board.about.bases[best.record.base]
-    texts = " ".join(shlex.quote(text) for text in example)
-    known = repr(example[0]) if len(example) == 1 else repr(tuple(example))
+    columns = _columns(folder / best.record.adapter) or board.about.text
+    example = {column: f"your {column}" if len(columns) > 1 else "your text" for column in columns}
+    texts = " ".join(map(shlex.quote, example.values()))
+    known = repr(example if len(columns) > 1 else example[columns[0]])
+    source, flag = ("rows.csv", "--file ") if len(columns) > 1 else ("texts.txt", "< ")
     how = _writing(best)
     flags = "".join(
         f" --{name.replace('_', '-')} {shlex.quote(str(one))}"
@@ -54,7 +60,7 @@ def commands(board: Leaderboard, runs: Sequence[Run], cell: str, folder: Path, e
         seed=best.record.seed,
         lines=(
             f"lmtailor predict {shlex.quote(base)} {shlex.quote(adapter)} {texts}{flags}",
-            f"lmtailor predict {shlex.quote(base)} {shlex.quote(adapter)}{flags} < texts.txt > answers.jsonl",
+            f"lmtailor predict {shlex.quote(base)} {shlex.quote(adapter)}{flags} {flag}{source} > answers.jsonl",
         ),
         python="\n".join(
             (
@@ -67,6 +73,18 @@ def commands(board: Leaderboard, runs: Sequence[Run], cell: str, folder: Path, e
             )
         ),
     )
+
+
+def _columns(adapter: Path) -> tuple[str, ...]:
+    """The columns that an adapter reads, of its folder; none where that is gone or damaged."""
+    try:
+        found = read_manifest(adapter)
+        if found.readout is None or found.labels is None:
+            return ()
+        readout = from_mapping(get_readout(found.readout.name), found.readout.settings)
+    except (InputError, OSError):
+        return ()
+    return columns_read(readout, found.labels)
 
 
 def _writing(run: Run) -> dict[str, object]:

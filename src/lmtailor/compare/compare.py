@@ -77,7 +77,7 @@ class Comparison:
         chosen = cell or self.recommendation.cell
         if chosen is None:
             return None
-        return commands(self.leaderboard, self.runs, self.leaderboard.row(chosen).cell, self.folder, self._example)
+        return commands(self.leaderboard, self.runs, self.leaderboard.row(chosen).cell, self.folder)
 
     def to_html(self, path: str | Path | None = None) -> Path:
         """Write the report: one page that needs no network.
@@ -90,20 +90,13 @@ class Comparison:
         """
         file = self.folder / "report.html" if path is None else Path(path)
         studies = [study.shown(number, file) for number, study in enumerate(self.studies, start=1)]
-        page = make_page(
-            self.leaderboard, self.runs, self.recommendation, folder=self.folder, example=self._example, studies=studies
-        )
+        page = make_page(self.leaderboard, self.runs, self.recommendation, folder=self.folder, studies=studies)
         write_text(file, page)
         return file
 
     def show(self, console: Console | None = None) -> None:
         """Print leaderboard and recommendation."""
         show(console or Console(), self.leaderboard, self.recommendation)
-
-    @property
-    def _example(self) -> tuple[str, ...]:
-        """What stands for the user's texts in commands."""
-        return ("your text",) if len(self.about.text) == 1 else tuple(f"your {column}" for column in self.about.text)
 
 
 def compare(
@@ -183,8 +176,8 @@ def open_comparison(folder: str | Path) -> Comparison:
         missing = lacking(run, about)
         if missing is not None:
             raise InputError(
-                f"{one.path} has no {missing}, which the comparison needs: it was run before the task or its metrics changed. Run "
-                "`lmtailor compare` again, or remove the folder of the run."
+                f"{one.path} has no {missing}, which the comparison needs: it was run before the task or its metrics changed. "
+                "Run `lmtailor compare` again, or remove the folder of the run."
             )
         runs.append(run)
     return Comparison(folder=place.path, about=about, runs=tuple(runs), studies=tuple(kept_studies(place, about)))

@@ -66,7 +66,6 @@ def make_page(
     recommendation: Recommendation,
     *,
     folder: Path,
-    example: Sequence[str],
     studies: Sequence[ShownStudy] = (),
 ) -> str:
     """The report as HTML.
@@ -76,12 +75,11 @@ def make_page(
         runs: their records and answers.
         recommendation: what to take.
         folder: of the comparison, as the user wrote it; commands name it.
-        example: a text for the commands, or the two of a pair.
         studies: of sensitivity, which stand after the pictures.
     """
     shown = list(dict.fromkeys(cell for cell in (recommendation.cell, None if board.best is None else board.best.cell) if cell))
     taken = board.row(recommendation.cell) if recommendation.cell is not None else None
-    uses = [use for cell in shown if (use := commands(board, runs, cell, folder, example)) is not None] if taken else []
+    uses = [use for cell in shown if (use := commands(board, runs, cell, folder)) is not None] if taken else []
     low, high = _scale(board)
     context: dict[str, Any] = {
         "about": board.about,
