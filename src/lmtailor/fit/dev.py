@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from lmtailor.fit.source import Source
-from lmtailor.infer.score import by_length, decide, perplexity_of, table
-from lmtailor.readouts.batch import Batch, Encoded, by_item
+from lmtailor.infer.score import Rows, by_length, decide, perplexity_of, table
+from lmtailor.readouts.batch import Batch, Encoded
 from lmtailor.readouts.inquiry import Inquiry, findings
 from lmtailor.tasks.metrics import Scores, evaluate_predictions
 from lmtailor.tasks.metrics.text.evaluate import evaluate_texts
@@ -46,8 +46,7 @@ def dev_scores(
     """
     if task.kind == "generation":
         rows = token_rows(items, source, batch_size, together=together)
-        log_p = [float(own.double().sum()) for own in rows]
-        return Scores([perplexity_of(items, log_p, resamples=RESAMPLES)])
+        return Scores([perplexity_of(items, rows, resamples=RESAMPLES)])
     rows = _rows(items, source, batch_size, lambda scores_MC, _: scores_MC)
     if inquiries:
         texts = [one.text for one in findings(inquiries, rows)]
@@ -86,12 +85,11 @@ def _rows(
     divide: Callable[[Sequence[Encoded], int], Iterator[list[int]]] = by_length,
 ) -> list[Tensor]:
     """What is to be kept of the scores (units, …) of each item, on the CPU."""
-    rows: dict[int, Tensor] = {}
+    rows = Rows(items)
     with torch.no_grad():
         for indices in divide(items, batch_size):
-            kept = keep(*source.scores(indices, training=False)).float().cpu()
-            rows.update(zip(indices, by_item(kept, [items[i] for i in indices]), strict=True))
-    return [rows[i] for i in range(len(items))]
+            rows.keep(indices, keep(*source.scores(indices, training=False)).float().cpu())
+    return rows.all()
 
 
 def _of_targets(scores_MC: Tensor, batch: Batch) -> Tensor:

@@ -4,21 +4,20 @@ Both are measured once, under the adapter's own edits and behind the demonstrati
 in the readout's settings: an adapter that is saved and loaded answers the same, and nothing is measured again.
 See `lmtailor.readouts.calibration` for the method and its paper.
 
-Shapes: n content-free inputs, B sequences of a batch, W label words, C labels.
+Shapes: n content-free inputs, W label words, C labels.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from lmtailor.base.base import Base
-from lmtailor.base.states import States
 from lmtailor.core.errors import InputError
-from lmtailor.edits.attach import attach
 from lmtailor.edits.edits import Edits
+from lmtailor.infer.score import score_rows
 from lmtailor.infer.unmask import takes_passes, words_one_by_one
 from lmtailor.readouts.batch import Encoded
 from lmtailor.readouts.calibration import Calibration
@@ -98,42 +97,8 @@ class Gauge:
         """The words' scores (n, W), float64."""
         if takes_passes(reading):
             return words_one_by_one(self.base, edits, reading, items, batch_size=len(items)).double()
-        with torch.no_grad(), attach(self.base, _Asked(edits=edits, reading=_Words(reading))) as attached:
-            batch = reading.collate(items).to(self.base.device)
-            return attached.scores(0, attached.states(batch.inputs, batch.answer_N), batch).double().cpu()
-
-
-@dataclass(frozen=True)
-class _Words:
-    """A verbalizer that answers with its words' scores."""
-
-    own: VerbalizerReading
-
-    @property
-    def layers(self) -> tuple[int, ...]:
-        return self.own.layers
-
-    @property
-    def virtual(self) -> bool:
-        return self.own.virtual
-
-    @property
-    def kind(self) -> str:
-        return self.own.kind
-
-    def prompt(self) -> tuple[int, ...]:
-        return self.own.prompt()
-
-    def scores(self, base: Base, states: States, batch: Any, *, training: bool = False, normalised: bool = False) -> Tensor:
-        return self.own.word_scores(base, states, batch, normalised=normalised)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Asked:
-    """What is attached for a measurement."""
-
-    edits: Edits
-    reading: _Words
+        rows = score_rows(self.base, edits, reading.over_words(), items, batch_size=len(items))
+        return torch.cat(rows).double()
 
 
 def _key(edits: Edits, reading: VerbalizerReading, item: Encoded) -> object:

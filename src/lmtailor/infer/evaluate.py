@@ -6,19 +6,16 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from lmtailor.base.base import Base
 from lmtailor.core.errors import InputError
 from lmtailor.core.rng import generator
 from lmtailor.infer.calibrate import measured
 from lmtailor.infer.decoding import Decoding
-from lmtailor.infer.run import run
-from lmtailor.infer.score import Progress, by_length, decide, perplexity_of, score_rows
+from lmtailor.infer.score import Progress, decide, perplexity_of, score_rows
 from lmtailor.infer.variants import score_examples
 from lmtailor.infer.written_answers import refuse_decoding, write_answers
 from lmtailor.methods.frozen import Frozen
-from lmtailor.readouts.batch import by_item
 from lmtailor.readouts.inquiry import Inquires, findings
 from lmtailor.readouts.labels import LabelSet
 from lmtailor.readouts.readout import Readout
@@ -185,16 +182,8 @@ def reference_perplexity(
     if not isinstance(reading, TextReading):
         raise InputError("Perplexity is of references that an adapter would write; this one has no Text readout.")
     items = [item for example in examples for item in reading.items(example)]
-    log_p: dict[int, float] = {}
-
-    def keep(indices: list[int], scores: Tensor) -> None:
-        parts = by_item(scores.double(), [items[i] for i in indices])
-        log_p.update((i, float(part.sum())) for i, part in zip(indices, parts, strict=True))
-        if progress is not None:
-            progress(len(log_p), len(items))
-
-    run(base, adapter.edits, reading, items, lambda own: by_length(own, batch_size), keep)
-    return Scores([perplexity_of(items, [log_p[i] for i in range(len(items))], seed=seed)])
+    rows = score_rows(base, adapter.edits, reading, items, batch_size=batch_size, progress=progress)
+    return Scores([perplexity_of(items, rows, seed=seed)])
 
 
 def evaluate(  # noqa: PLR0913 - every argument is a choice of its own

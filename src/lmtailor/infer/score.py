@@ -12,9 +12,8 @@ from torch import Tensor
 
 from lmtailor.base.base import Base
 from lmtailor.edits.edits import Edits
-from lmtailor.infer.run import run
+from lmtailor.infer.run import Collating, run
 from lmtailor.readouts.batch import Encoded, by_item
-from lmtailor.readouts.readout import Reading
 from lmtailor.tasks.example import TaskKind
 from lmtailor.tasks.metrics import Score
 from lmtailor.tasks.metrics.text.evaluate import perplexity
@@ -30,10 +29,34 @@ def by_length(items: Sequence[Encoded], batch_size: int) -> Iterator[list[int]]:
         yield order[start : start + batch_size]
 
 
+class Rows:
+    """What batches give, as the rows of each item."""
+
+    def __init__(self, items: Sequence[Encoded], progress: Progress | None = None) -> None:
+        """Await the batches.
+
+        Args:
+            items: what is run.
+            progress: told after every batch.
+        """
+        self.items, self.progress = items, progress
+        self._rows: dict[int, Tensor] = {}
+
+    def keep(self, indices: Sequence[int], rows: Tensor) -> None:
+        """Take a batch's rows: those of its first item, then of its second."""
+        self._rows.update(zip(indices, by_item(rows, [self.items[i] for i in indices]), strict=True))
+        if self.progress is not None:
+            self.progress(len(self._rows), len(self.items))
+
+    def all(self) -> list[Tensor]:
+        """The rows (units, …) of each item, in the order of the items, once every batch is kept."""
+        return [self._rows[i] for i in range(len(self.items))]
+
+
 def score_rows(
     base: Base,
     edits: Edits,
-    reading: Reading,
+    reading: Collating,
     items: Sequence[Encoded],
     *,
     batch_size: int,
@@ -49,15 +72,9 @@ def score_rows(
         batch_size: examples in a batch.
         progress: told after every batch.
     """
-    rows: dict[int, Tensor] = {}
-
-    def keep(indices: list[int], scores: Tensor) -> None:
-        rows.update(zip(indices, by_item(scores, [items[i] for i in indices]), strict=True))
-        if progress is not None:
-            progress(len(rows), len(items))
-
-    run(base, edits, reading, items, lambda own: by_length(own, batch_size), keep)
-    return [rows[i] for i in range(len(items))]
+    rows = Rows(items, progress)
+    run(base, edits, reading, items, lambda own: by_length(own, batch_size), rows.keep)
+    return rows.all()
 
 
 def table(rows: Sequence[Tensor], columns: int) -> Tensor:
@@ -65,21 +82,21 @@ def table(rows: Sequence[Tensor], columns: int) -> Tensor:
     return torch.cat(list(rows)) if rows else torch.empty(0, columns)
 
 
-def perplexity_of(items: Sequence[Encoded], log_p: Sequence[float], *, resamples: int = 1000, seed: int = 0) -> Score:
+def perplexity_of(items: Sequence[Encoded], rows: Sequence[Tensor], *, resamples: int = 1000, seed: int = 0) -> Score:
     """Perplexity of the targets of items: exp of the mean −log p of all their tokens.
 
     The references of one example are one example in the bootstrap: they are not independent of each other.
 
     Args:
         items: what was scored.
-        log_p: the summed log-probability of each one's target tokens (nats).
+        rows: the log-probabilities of each one's target tokens (units, 1), in nats.
         resamples: of the bootstrap.
         seed: of the resamples.
     """
     sums: dict[str, tuple[float, int]] = {}
-    for item, own in zip(items, log_p, strict=True):
+    for item, own in zip(items, rows, strict=True):
         before, units = sums.get(item.id, (0.0, 0))
-        sums[item.id] = before + own, units + item.units
+        sums[item.id] = before + float(own.double().sum()), units + item.units
     whole, units_of = zip(*sums.values(), strict=True)
     return perplexity(whole, units_of, resamples=resamples, seed=seed)
 

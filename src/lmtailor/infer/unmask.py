@@ -19,8 +19,7 @@ from torch.nn.functional import pad
 from lmtailor.base.base import Base
 from lmtailor.base.states import States
 from lmtailor.edits.edits import Edits
-from lmtailor.infer.run import run
-from lmtailor.infer.score import Progress, by_length, score_rows
+from lmtailor.infer.score import Progress, score_rows
 from lmtailor.readouts.batch import Batch, Encoded, InputForm, collate
 from lmtailor.readouts.likelihood import log_probabilities
 from lmtailor.readouts.readout import Reading
@@ -74,9 +73,11 @@ def words_one_by_one(
         seen: dict[tuple[int, ...], list[_Word]] = {}
         for word in opened:
             seen.setdefault(word.sequence, []).append(word)
-        rows = _pass(base, edits, reading.form, [_item(sequence, words) for sequence, words in seen.items()], batch_size)
+        asked = [_item(sequence, words) for sequence, words in seen.items()]
+        tokens = _Tokens(form=reading.form, width=max(len(item.read[0]) for item in asked))
+        rows = score_rows(base, edits, tokens, asked, batch_size=batch_size)
         opened = []
-        for row_P, words in zip(rows, seen.values(), strict=True):
+        for (row_P,), words in zip(rows, seen.values(), strict=True):
             first = 0
             for word in words:
                 own = row_P[first : first + len(word.left)]
@@ -132,18 +133,6 @@ class _Tokens:
         """(N, P); 0 where nothing is expected."""
         log_p_NP = log_probabilities(base, states.last_NTH, batch.read_NP, batch.targets_NP)
         return pad(log_p_NP, (0, self.width - log_p_NP.shape[1]))
-
-
-def _pass(base: Base, edits: Edits, form: InputForm, items: Sequence[Encoded], batch_size: int) -> list[Tensor]:
-    """The log-probabilities of each sequence's expected tokens (P,)."""
-    rows: dict[int, Tensor] = {}
-
-    def keep(indices: list[int], log_p_NP: Tensor) -> None:
-        rows.update(zip(indices, log_p_NP, strict=True))
-
-    tokens = _Tokens(form=form, width=max(len(item.read[0]) for item in items))
-    run(base, edits, tokens, items, lambda own: by_length(own, batch_size), keep)
-    return [rows[i] for i in range(len(items))]
 
 
 def _opened(reading: VerbalizerReading, example: int, item: Encoded) -> list[_Word]:

@@ -5,7 +5,7 @@ Shapes: B examples, W label words, C labels.
 
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -46,6 +46,8 @@ class VerbalizerReading(Reading):
     """The sequences of an example."""
     one_by_one: bool = False
     """Whether open masks are filled one after the other; `scores` then has them open together, and `infer.unmask` fills them."""
+    by_word: bool = False
+    """Whether scores are those of the words, not of the labels: for what is measured of them."""
     chooser: Chooser | None = None
     """Chooses the demonstrations of each input."""
     averaged: tuple["VerbalizerReading", ...] = ()
@@ -124,6 +126,10 @@ class VerbalizerReading(Reading):
             id=example.id,
         )
 
+    def over_words(self) -> "VerbalizerReading":
+        """The same reading with the words' scores (B, W); see `word_scores`."""
+        return replace(self, by_word=True)
+
     def content_free(self, text: str) -> Encoded:
         """The input in which every column of the pattern has this text."""
         return self.encode(Example(id=f"content-free {text!r}", fields=dict.fromkeys(self.pattern.fields, text)))
@@ -134,7 +140,8 @@ class VerbalizerReading(Reading):
         Raises:
             StateError: something that the scores need has not been measured.
         """
-        return self.scoring.label_scores(self.word_scores(base, states, batch, normalised=normalised))
+        words_BW = self.word_scores(base, states, batch, normalised=normalised)
+        return words_BW if self.by_word else self.scoring.label_scores(words_BW)
 
     def word_scores(self, base: Base, states: States, batch: Batch, *, normalised: bool = False) -> Tensor:
         """The words' logits (B, W) where these are enough, else their log-probabilities."""
