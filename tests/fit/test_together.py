@@ -14,7 +14,8 @@ from lmtailor.base.sites import Sites
 from lmtailor.core.errors import InputError
 from lmtailor.edits.edits import Edits
 from lmtailor.fit.fit import checkpoint_folder, fit
-from lmtailor.fit.member import Job, Member
+from lmtailor.fit.job import Job
+from lmtailor.fit.member import Member
 from lmtailor.fit.training import Training
 from lmtailor.methods.full import Full
 from lmtailor.methods.lora import LoRA, LoRAEdit

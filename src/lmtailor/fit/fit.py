@@ -16,8 +16,9 @@ from lmtailor.core.settings import settings_hash, to_mapping
 from lmtailor.edits.edits import Edits
 from lmtailor.fit.callbacks.callback import Callback
 from lmtailor.fit.checkpoint import here
+from lmtailor.fit.job import Job
 from lmtailor.fit.loop import Loop
-from lmtailor.fit.member import Job, Member
+from lmtailor.fit.member import Member
 from lmtailor.fit.soft_labels import SoftLabels, soft_digest, soft_targets
 from lmtailor.fit.start import start_digest, started_at
 from lmtailor.fit.training import Training

@@ -18,9 +18,10 @@ from lmtailor.edits.attach import Attached, attach
 from lmtailor.edits.edits import Edits
 from lmtailor.fit.callbacks.callback import Callback
 from lmtailor.fit.checkpoint import Identity, load_checkpoint, save_checkpoint
+from lmtailor.fit.job import Job
 from lmtailor.fit.kernels import fast_kernels
 from lmtailor.fit.measure import choose_trained
-from lmtailor.fit.member import Job, Member
+from lmtailor.fit.member import Member
 from lmtailor.fit.modes import set_eval, set_training, trained_modules
 from lmtailor.fit.source import Narrowed, Source, WholeModel, autocast, make_source, why_not_shared
 from lmtailor.fit.training import Training
@@ -61,7 +62,7 @@ class Loop:
             self.base.model.activation_checkpointing_enable()
         adapters = [member.adapter for member in self.members]
         rows = None if len(adapters) == 1 else range(len(adapters))
-        longest = max(item.length for member in self.members for item in (*member.train, *member.dev))
+        longest = max(item.length for member in self.members for item in (*member.data.train, *member.data.dev))
         fast = fast_kernels(self.base, longest=longest, bfloat16=self.training.precision == "bfloat16")
         with torch.random.fork_rng(devices=[]), fast, attach(self.base, adapters, rows) as attached:
             try:
@@ -107,13 +108,13 @@ class Loop:
             (member,), (own,) = self.members, notes
             training, edits = member.training, member.adapter.edits
             shared = training.share_inputs
-            source, note = make_source(attached, edits, member.reading, member.train, training, folder=folder, shared=shared)
+            source, note = make_source(attached, edits, member.reading, member.data.train, training, folder=folder, shared=shared)
             member.notes = (*own, note)
             return [source], [self._dev_source(attached, member, folder)]
         found: list[Source | None] = []
         for slot, (member, own) in enumerate(zip(self.members, notes, strict=True)):
-            whole = WholeModel(attached, member.reading, member.dev, autocast(self.base, self.training), slot=slot)
-            found.append(Narrowed(whole) if member.dev else None)
+            whole = WholeModel(attached, member.reading, member.data.dev, autocast(self.base, self.training), slot=slot)
+            found.append(Narrowed(whole) if member.data.dev else None)
             member.notes = (*own, f"{len(self.members)} adapters share every batch, so the trunk is not cached")
         return [], found
 
@@ -139,11 +140,11 @@ class Loop:
 
     def _dev_source(self, attached: Attached, member: Member, folder: Path | None) -> Source | None:
         """Where the dev scores of a single member come from; inputs are shared as in training, where its own are short enough."""
-        if not member.dev:
+        if not member.data.dev:
             return None
         edits, reading, training = member.adapter.edits, member.reading, member.training
-        shared = training.share_inputs and why_not_shared(self.base, edits, reading, member.dev) is None
-        return make_source(attached, edits, reading, member.dev, training, folder=folder, shared=shared)[0]
+        shared = training.share_inputs and why_not_shared(self.base, edits, reading, member.data.dev) is None
+        return make_source(attached, edits, reading, member.data.dev, training, folder=folder, shared=shared)[0]
 
     def _ask(self, attached: Attached, slot: int) -> None:
         """Ask the held-out tasks of a member, if it has any."""
@@ -156,8 +157,8 @@ class Loop:
     def _step(self, attached: Attached, sources: list[Source], active: list[int]) -> tuple[list[float], list[int]]:
         """One optimizer step of every active member: mean losses and tokens."""
         members = [self.members[slot] for slot in active]
-        plans = [member.micro_batches() for member in members]
-        units = [sum(map(member.units, plan)) for member, plan in zip(members, plans, strict=True)]
+        plans = [member.data.micro_batches(member.progress.step) for member in members]
+        units = [sum(map(member.data.units, plan)) for member, plan in zip(members, plans, strict=True)]
         set_training(self.base, self._trained_modules(active))
         losses, tokens = [0.0] * len(members), [0] * len(members)
         for number in range(max(map(len, plans))):
@@ -212,7 +213,7 @@ class Loop:
         batches = []
         for slot, own in indices.items():
             member = self.members[slot]
-            batches.append(member.reading.collate([member.train[i] for i in own]).to(self.base.device))
+            batches.append(member.reading.collate([member.data.train[i] for i in own]).to(self.base.device))
         with autocast(self.base, self.training):
             return score_together(attached, list(indices), batches, self.members[0].reading.form, training=True)
 

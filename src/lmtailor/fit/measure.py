@@ -26,11 +26,11 @@ def choose_trained(member: Member) -> tuple[str, ...]:
     probe = probe.with_state({name: value.to(base.device).requires_grad_() for name, value in probe.state().items()})
     state = probe.state()
     squares = {name: torch.zeros_like(value) for name, value in state.items()}
-    order = torch.randperm(len(member.train), generator=generator(member.job.seed, "measure")).tolist()
+    order = torch.randperm(len(member.data.train), generator=generator(member.job.seed, "measure")).tolist()
     chosen = order[: method.samples]
     with attach(base, replace(member.adapter, edits=probe)) as attached:
         set_eval(base)
-        whole = WholeModel(attached, member.reading, member.train, autocast(base, member.training))
+        whole = WholeModel(attached, member.reading, member.data.train, autocast(base, member.training))
         for index in chosen:
             scores, batch = whole.scores([index], training=False)
             loss = member.job.objective.losses(scores, member.targets([index], batch), member.task.kind).sum()

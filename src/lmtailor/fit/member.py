@@ -2,58 +2,31 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from lmtailor.base.base import Base
 from lmtailor.core.errors import InputError, TrainingError
-from lmtailor.fit.batching import epoch_batches, grouped_batches, grouped_count, steps_in
 from lmtailor.fit.callbacks.callback import Callback, Ended, Evaluated, Started, Stepped
 from lmtailor.fit.checkpoint import MemberState, Progress
+from lmtailor.fit.data import Data
 from lmtailor.fit.dev import dev_scores
+from lmtailor.fit.job import Job
 from lmtailor.fit.optim import learning_rate, make_optimizer, pack_optimizer, set_learning_rate, unpack_optimizer
 from lmtailor.fit.source import Source
-from lmtailor.fit.training import Training
-from lmtailor.fit.unlabelled import Texts, Unlabelled
+from lmtailor.fit.unlabelled import Texts
 from lmtailor.methods.method import Penalises, Rates, Steps
 from lmtailor.objectives.consistency import consistency
-from lmtailor.objectives.objective import Objective
-from lmtailor.readouts.batch import Batch, Encoded
-from lmtailor.readouts.inquiry import Inquires, Inquiry
+from lmtailor.readouts.batch import Batch
 from lmtailor.readouts.readout import Reading
 from lmtailor.readouts.text import TextReading
 from lmtailor.store.adapter import Adapter, on_device
 from lmtailor.tasks.example import TEXT_KINDS
 from lmtailor.tasks.metrics import Scores
 from lmtailor.tasks.metrics.direction import greater_is_better
-from lmtailor.tasks.task import Task
-from lmtailor.tasks.watched import Watched
-
-
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """What is to be fitted, and how."""
-
-    base: Base
-    task: Task
-    start: Adapter
-    """At its start; it needs a readout."""
-    objective: Objective
-    training: Training
-    """Resolved: nothing in it is None that a recipe could fill."""
-    seed: int
-    soft_BC: Tensor | None = None
-    """For objectives that ask for them: soft labels of the training examples, in their order."""
-    unlabelled: Unlabelled | None = None
-    """Language modelling beside the objective."""
-    watched: tuple[Watched, ...] = ()
-    """Held-out tasks that are asked as the fit goes."""
-    name: str = ""
-    """What events call it where several are fitted together."""
 
 
 class Member:
@@ -82,13 +55,8 @@ class Member:
         """What the method keeps between steps."""
         self.notes: tuple[str, ...] = ()
         self.take(job.start)
-        self.train, self.left_out = self._learned()
-        self.inquiries = self._inquiries()
-        """How answers to dev are read, where one pass gives texts."""
-        self.dev = self._asked()
-        self.per_epoch = self._steps_in_epoch()
-        self.total = self.training.max_steps or max(1, math.ceil(self.training.epochs * self.per_epoch))
-        self._order: tuple[int, list[list[int]]] | None = None
+        self.data = Data(self.task, self.reading, self.training, job.seed)
+        self.total = self.training.max_steps or max(1, math.ceil(self.training.epochs * self.data.per_epoch))
         self.texts: Texts | None = None
         if job.unlabelled is not None:
             self.texts = Texts(job.unlabelled, self.base, self.task, self.reading, self.adapter.edits, job.seed)
@@ -115,32 +83,6 @@ class Member:
         rates = method.rates(self.adapter.edits) if isinstance(method, Rates) else {}
         self.optimizer = make_optimizer(self.parameters, self.training, rates)
 
-    def _learned(self) -> tuple[list[Encoded], int]:
-        """What is learned from, and the training examples that have nothing of it.
-
-        Raises:
-            InputError: none has.
-        """
-        each = [self.reading.items(example) for example in self.task.split("train")]
-        items = [item for own in each for item in own]
-        if not items:
-            raise InputError(f"No example of {self.task.name}'s train has an answer that the model sees. Raise max_length.")
-        return items, sum(not own for own in each)
-
-    def _inquiries(self) -> list[Inquiry]:
-        reading = self.reading
-        if "dev" not in self.task.splits or not isinstance(reading, Inquires):
-            return []
-        return [reading.inquiry(example) for example in self.task.split("dev")]
-
-    def _asked(self) -> list[Encoded]:
-        """What dev is scored with."""
-        if "dev" not in self.task.splits:
-            return []
-        if self.inquiries:
-            return [item for one in self.inquiries for item in one.items]
-        return [item for example in self.task.split("dev") for item in self.reading.items(example)]
-
     @property
     def reading(self) -> Reading:
         """The adapter's readout."""
@@ -159,26 +101,6 @@ class Member:
 
     # one step
 
-    def _batches(self, epoch: int) -> list[list[int]]:
-        lengths, size = [item.length for item in self.train], self.training.batch_size
-        if self.training.share_inputs:
-            return grouped_batches([item.id for item in self.train], lengths, size, self.job.seed, epoch)
-        return epoch_batches(lengths, size, self.job.seed, epoch)
-
-    def _steps_in_epoch(self) -> int:
-        size, accumulate = self.training.batch_size, self.training.accumulate
-        if self.training.share_inputs:
-            return steps_in(grouped_count([item.id for item in self.train], size), 1, accumulate)
-        return steps_in(len(self.train), size, accumulate)
-
-    def micro_batches(self) -> list[list[int]]:
-        """Indices of the examples of the next step."""
-        epoch, within = divmod(self.progress.step, self.per_epoch)
-        if self._order is None or self._order[0] != epoch:
-            self._order = epoch, self._batches(epoch)
-        accumulate = self.training.accumulate
-        return self._order[1][within * accumulate : (within + 1) * accumulate]
-
     def targets(self, indices: Sequence[int], batch: Batch) -> Tensor:
         """The right answers of these training examples: labels (B,), distributions over them (B, C), or those of a text (M,)."""
         if self.task.kind in TEXT_KINDS:
@@ -187,10 +109,6 @@ class Member:
             return self.job.soft_BC[list(indices)].to(self.base.device)
         assert batch.labels_B is not None
         return batch.labels_B
-
-    def units(self, indices: Sequence[int]) -> int:
-        """How many answers these training examples have, which the loss is averaged over."""
-        return sum(self.train[i].units for i in indices)
 
     def text_batch(self, number: int) -> Batch | None:
         """The unlabelled texts beside a micro-batch of the next step, if there are any."""
@@ -258,7 +176,7 @@ class Member:
         event = Stepped(
             name=self.name,
             step=progress.step + 1,
-            epoch=(progress.step + 1) / self.per_epoch,
+            epoch=(progress.step + 1) / self.data.per_epoch,
             loss=loss,
             lr=learning_rate(progress.step, self.total, self.training),
             tokens=tokens,
@@ -278,7 +196,7 @@ class Member:
     @property
     def is_due(self) -> bool:
         """Whether dev is to be scored now."""
-        every = self.per_epoch if self.training.eval_every == "epoch" else self.training.eval_every
+        every = self.data.per_epoch if self.training.eval_every == "epoch" else self.training.eval_every
         return self.last or self.progress.step % every == 0
 
     @property
@@ -293,11 +211,11 @@ class Member:
         size, together = 2 * self.training.batch_size, self.training.share_inputs
         scores = Scores([])
         if dev is not None:
-            scores = dev_scores(self.task, self.dev, dev, size, self.inquiries, together=together)
+            scores = dev_scores(self.task, self.data.dev, dev, size, self.data.inquiries, together=together)
         better = dev is not None and self._is_better(scores)
         loss = progress.loss_sum / max(1, progress.loss_count)
         progress.loss_sum, progress.loss_count = 0.0, 0
-        epoch = progress.step / self.per_epoch
+        epoch = progress.step / self.data.per_epoch
         entry = {"step": progress.step, "epoch": epoch, "loss": loss, "seconds": progress.seconds}
         progress.history.append({**entry, "scores": {key: score.value for key, score in scores.items()}})
         event = Evaluated(
@@ -363,10 +281,7 @@ class Member:
 
     def data_notes(self) -> tuple[str, ...]:
         """Splits of which texts lost their end, and text that is read besides."""
-        both = (("train", self.train), ("dev", self.dev))
-        notes = [_cut_note(name, items) for name, items in both if any(item.cut for item in items)]
-        if self.left_out:
-            notes.append(f"{self.left_out:,} examples of train have no answer that the model sees, and are left out")
+        notes = self.data.notes()
         if self.texts is not None:
             notes.append(f"it models language on {len(self.texts.examples):,} unlabelled texts besides")
         return tuple(notes)
@@ -379,7 +294,7 @@ class Member:
             readout=type(self.adapter.readout).__name__,
             trained=self.adapter.num_parameters,
             total=self.base.num_parameters,
-            examples=len(self.train),
+            examples=len(self.data.train),
             steps=self.total,
             step=self.progress.step,
             notes=self.notes,
@@ -392,9 +307,3 @@ class Member:
         event = Ended(name=self.name, step=self.progress.step, reason=reason, seconds=self.progress.seconds)
         for callback in self.callbacks:
             callback.ended(event)
-
-
-def _cut_note(split: str, items: Sequence[Encoded]) -> str:
-    most = {item.id: item.cut for item in sorted(items, key=lambda item: item.cut)}  # of an example's windows or references
-    count, lost = f"{sum(map(bool, most.values())):,} of {len(most):,} examples", sum(most.values())
-    return f"{count} of {split} are longer than the model takes, or than max_length; {lost:,} tokens were cut off"

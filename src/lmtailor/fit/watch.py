@@ -40,7 +40,7 @@ class Watch:
         rows = token_rows(self.items, source, 2 * member.training.batch_size, together=True)
         scores = self.watching.scores(rows, resamples=RESAMPLES)
         progress = member.progress
-        epoch = progress.step / member.per_epoch
+        epoch = progress.step / member.data.per_epoch
         progress.watched.append(
             {"step": progress.step, "epoch": epoch, "scores": {name: own.to_mapping() for name, own in scores.items()}}
         )
