@@ -26,7 +26,7 @@ from lmtailor.tasks.conversations import conversation_task
 from lmtailor.tasks.example import Example
 from lmtailor.tasks.task import Task
 from lmtailor.tasks.turns import Turn, turns_text
-from tests.tiny import tiny_base, tiny_model, tiny_tokenizer
+from tests.tiny import kind_of, tiny_base, tiny_model, tiny_tokenizer
 
 SMOL = os.environ.get("LMTAILOR_SMOLLM2", "")
 """A folder of SmolLM2 as transformers has it."""
@@ -44,10 +44,11 @@ def chats(*turns: tuple[str, str], **settings: Any) -> Task:
     return conversation_task(train=[{"messages": [{"role": role, "content": text} for role, text in turns]}], **settings)
 
 
-def chat_base(template: str | None = TEMPLATE) -> Base:
-    tokenizer = tiny_tokenizer("decoder")
+def chat_base(template: str | None = TEMPLATE, key: str = "llama") -> Base:
+    tokenizer = tiny_tokenizer(kind_of(key))
     tokenizer.chat_template, tokenizer.model_max_length = template, 512
-    return Base.from_model(tiny_model("llama", max_position_embeddings=512), tokenizer, source="tiny-llama")
+    positions: dict[str, Any] = {} if key == "t5" else {"max_position_embeddings": 512}
+    return Base.from_model(tiny_model(key, **positions), tokenizer, source=f"tiny-{key}")
 
 
 def reading_of(base: Base, readout: Chat, task: Task) -> TextReading:
@@ -196,8 +197,6 @@ def test_templates_that_refuse_or_hide_turns_are_named_with_the_record(tmp_path:
 
 
 def test_other_models_and_tasks_are_refused() -> None:
-    with pytest.raises(UnsupportedError, match="has an encoder"):
-        reading_of(tiny_base("t5"), Chat(), chats(*TURNS))
     with pytest.raises(UnsupportedError, match="fills gaps"):
         reading_of(tiny_base("bert"), Chat(), chats(*TURNS))
     with pytest.raises(UnsupportedError, match="no chat template"):
@@ -207,16 +206,65 @@ def test_other_models_and_tasks_are_refused() -> None:
         reading_of(chat_base(), Chat(), pair)
 
 
-def test_a_chat_is_fitted_stored_and_answers(tmp_path: Path) -> None:
-    base, task = chat_base(), chats(*TURNS)
-    adapter = fit(
-        base, task, method=LoRA(rank=8, alpha=32), readout=Chat(), training=Training(max_steps=150, lr=2e-2, batch_size=1)
+@pytest.mark.parametrize("key", ["t5", "bart"])
+@pytest.mark.parametrize("template", [TEMPLATE, None], ids=["template", "plain"])
+def test_an_encoder_reads_what_was_said_and_a_decoder_writes_the_last_answer(key: str, template: str | None) -> None:
+    base, task = chat_base(template, key), chats(*TURNS)
+    reading, example = reading_of(base, Chat(), task), task.split("train").examples[0]
+    (item,) = reading.items(example)
+    shown = decoded(base.tokenizer, item.sequences[0])
+    if template is None:
+        assert shown.endswith(
+            "### Instruction:\na cat?\n\n### Response:it was  very good </s>\n\n### Instruction:\nand a dog\n\n### Response:</s>"
+        )
+        assert item.sequences[0] == tuple(base.tokenizer(shown.removesuffix("</s>")).input_ids)
+    else:
+        said = [{"role": role, "content": text} for role, text in TURNS[:3]]
+        asked = base.tokenizer.apply_chat_template(said, add_generation_prompt=True, return_dict=False)
+        assert item.sequences[0] == tuple(asked)
+    assert reading.encode(example).sequences == item.sequences
+    assert learned(base, item) == "no</s>"
+    expected = base.model(
+        input_ids=torch.tensor([item.sequences[0]]), labels=torch.tensor([base.tokenizer("no").input_ids])
+    ).loss.detach()
+    batch = reading.collate([item])
+    adapter = new_adapter(base, method=LoRA(rank=2), readout=Chat(), task=task)
+    with attach(base, adapter) as attached, torch.no_grad():
+        log_p = reading.scores(base, attached.own_states(0, attached.states(batch.inputs, batch.answer_N)), batch)
+    torch.testing.assert_close(-log_p.mean(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_what_an_encoder_reads_and_a_decoder_writes_are_cut_apart() -> None:
+    base, task = chat_base(key="t5"), chats(*TURNS)
+    full, last = (item_of(base, Chat(), chats(*turns)) for turns in (TURNS, TURNS[2:]))
+    item = item_of(base, Chat(max_length=len(last.sequences[0])), task)
+    assert (item.sequences, item.targets) == (last.sequences, last.targets)
+    assert item.cut == len(full.sequences[0]) - len(last.sequences[0])
+    long = chats(("user", "a"), ("assistant", "no " * 60))
+    limit = len(item_of(base, Chat(), chats(("user", "a"), ("assistant", "no"))).sequences[0])
+    whole_item, item = item_of(base, Chat(), long), item_of(base, Chat(max_length=limit), long)
+    assert item.targets[0] == whole_item.targets[0][: limit - 1]
+    assert item.cut == whole_item.units - item.units
+    assert item.decoder is not None
+    assert len(item.decoder[0]) <= limit
+    bare = "{% for m in messages %}{% if m.role == 'assistant' %}{{ m.content }}</s>{% endif %}{% endfor %}" + (
+        "{% if add_generation_prompt %}a{% endif %}"
     )
+    with pytest.raises(InputError, match="1 tokens leave no room for an answer"):
+        item_of(chat_base(bare, "t5"), Chat(max_length=1), long)
+
+
+@pytest.mark.parametrize("key", ["llama", "t5"])
+def test_a_chat_is_fitted_stored_and_answers(key: str, tmp_path: Path) -> None:
+    base, task = chat_base(key=key), chats(*TURNS)
+    training = Training(max_steps=150, lr=2e-2, batch_size=1)
+    adapter = fit(base, task, method=LoRA(rank=8, alpha=32), readout=Chat(), training=training)
     save_adapter(adapter, tmp_path / "chat")
     adapter = load_adapter(tmp_path / "chat", base)
     first = turns_text([Turn(role=role, content=text) for role, text in TURNS[:3]])
     answers = predict(base, adapter, [first, "a cat?"])
-    assert [answer.text for answer in answers] == ["no", "it was  very good"]
+    assert answers[0].text == "no"
+    assert base.kind == "encoder-decoder" or answers[1].text == "it was  very good"  # a decoder learns the last answer alone
 
 
 @pytest.mark.skipif(not SMOL, reason="LMTAILOR_SMOLLM2 names no folder of SmolLM2")
@@ -233,7 +281,7 @@ def test_smollm2s_own_template_is_met_token_by_token() -> None:
         said = [{"role": t.role, "content": t.content + (f"\n\n{t.input}" if t.input else "")} for t in shown]
         ids = tuple(tokenizer.apply_chat_template(said, return_dict=False))
         writer = TemplateTurns(tokenizer, int(tokenizer.eos_token_id))
-        pieces = ConversationPieces(writer=writer, column="c", tokenizer=tokenizer, system=None, limit=8192)
+        pieces = ConversationPieces(writer=writer, column="c", tokenizer=tokenizer, system=None, end=writer.end, limit=8192)
         example = Example(id="x", fields={"c": turns_text(shown[:-1])}, references=(shown[-1].content,))
         (item,) = pieces.items(example)
         assert ids[: len(whole(item))] == whole(item)
@@ -243,10 +291,12 @@ def test_smollm2s_own_template_is_met_token_by_token() -> None:
         assert decoded(tokenizer, whole(item)[: item.read[0][0] + 1]).endswith("<|im_start|>assistant\n")
         asked = tuple(tokenizer.apply_chat_template(said[:-1], add_generation_prompt=True, return_dict=False))
         assert pieces.input(example, 64).sequences[0] == asked
-    pieces = ConversationPieces(writer=writer, column="c", tokenizer=tokenizer, system=None, limit=8192)
+    pieces = ConversationPieces(writer=writer, column="c", tokenizer=tokenizer, system=None, end=writer.end, limit=8192)
     (item,) = pieces.items(Example(id="x", fields={"c": "Hi"}, references=("  Yo",)))
     assert decoded(tokenizer, item.targets[0]) == " Yo<|im_end|>"  # the first space is one token with the line break before it
-    apart = ConversationPieces(writer=PlainTurns(tokenizer), column="c", tokenizer=tokenizer, system=None, limit=8192)
+    apart = ConversationPieces(
+        writer=PlainTurns(tokenizer), column="c", tokenizer=tokenizer, system=None, end=writer.end, limit=8192
+    )
     example = Example(id="x", fields={"c": turns_text(turns[1:4])}, references=('": x',))
     (item,) = apart.items(example)
     assert decoded(tokenizer, item.targets[0]) == turns[2].content + '<|im_end|>": x<|im_end|>'

@@ -25,6 +25,10 @@ Where an assistant's turn stands in a template's text is seen and not guessed: t
 its place, and what differs is the turn. A template in which that does not hold, or which ends a turn without a special token, is
 refused. Of a conversation that is too long the oldest exchanges go first, whole, while the system's turn stays; then its end.
 
+In encoder-decoders the encoder reads all turns before the last one of the assistant, with the beginning of its own, and the
+decoder writes that one and its end token; what the assistant said before is not learned. In the plain form the text has the
+tokenizer's own special tokens around it. Of an answer that is too long the end is left out.
+
 An infix stands before a conversation's first answer in training, and before the last one when it is written.
 """
 
@@ -41,8 +45,9 @@ from lmtailor.readouts.batch import Encoded
 from lmtailor.readouts.chat import chat_end, chat_text
 from lmtailor.readouts.cutting import Gapped, tokenise_within
 from lmtailor.readouts.labels import LabelSet, column_texts
-from lmtailor.readouts.prompts import first_tokens
+from lmtailor.readouts.prompts import special_tokens
 from lmtailor.readouts.readout import check_lengths, input_form, input_limit
+from lmtailor.readouts.seq2seq import decoder_start
 from lmtailor.readouts.text import TextReading, check_writes
 from lmtailor.readouts.words import plain_ids
 from lmtailor.tasks.example import Example
@@ -66,7 +71,7 @@ class Chat:
     system: str | None = None
     """What the system says first, where a conversation does not say it; None: nothing, or what the template says by itself."""
     max_length: int | None = None
-    """Longest conversation (tokens). None: what the model takes."""
+    """Longest conversation (tokens); in encoder-decoders of what is read, and of what is written. None: what the model takes."""
 
     def __post_init__(self) -> None:
         check_lengths(max_length=self.max_length)
@@ -78,12 +83,10 @@ class Chat:
 
         Raises:
             InputError: a pair of texts, no end token, or a template that ends no turn.
-            UnsupportedError: a task of another kind, a model that is not causal, or a tokenizer without what is asked for.
+            UnsupportedError: a task of another kind, a model that writes no text, or a tokenizer without what is asked for.
         """
         check_writes(base, labels)
         who, tokenizer = base.source or base.family.name, base.tokenizer
-        if base.kind != "decoder":
-            raise UnsupportedError(f"{who} has an encoder, and a conversation is one text. Use a causal model, or Text.")
         if len(labels.texts) > 1:
             raise InputError(f"A conversation is one text column; the task has {', '.join(labels.texts)}. Use Text.")
         if not tokenizer.is_fast:
@@ -94,8 +97,14 @@ class Chat:
         end = tokenizer.eos_token_id if chosen.form == "plain" else chat_end(tokenizer)
         if end is None:
             raise InputError(f"The tokenizer of {who} has no end token, so no turn could end.")
+        causal, form = base.kind == "decoder", input_form(base)
+        before, behind = ((), ()) if chosen.form == "template" else special_tokens(tokenizer)
         pieces = ConversationPieces(
             writer=PlainTurns(tokenizer) if chosen.form == "plain" else TemplateTurns(tokenizer, int(end)),
+            before=before,
+            behind=() if causal else behind,
+            decoder=None if causal else decoder_start(base, form, "answer"),
+            end=int(end),
             column=labels.texts[0],
             tokenizer=tokenizer,
             system=self.system,
@@ -104,9 +113,9 @@ class Chat:
         return TextReading(
             readout=chosen,
             label_set=labels,
-            form=input_form(base),
+            form=form,
             reads_lm_head=True,
-            begins=True,
+            begins=causal,
             pieces=pieces,
             end=int(end),
         )
@@ -129,11 +138,6 @@ class PlainTurns:
 
     divides: ClassVar[bool] = True
     """Whether turns are tokenised apart where a tokenizer would write their beginnings together with the marks before them."""
-
-    @property
-    def lead(self) -> tuple[int, ...]:
-        """The tokens that a text begins with."""
-        return first_tokens(self.tokenizer)
 
     def script(self, turns: Sequence[Turn], *, asks: bool) -> Script:
         """The text; with `asks` up to where the assistant begins."""
@@ -160,11 +164,6 @@ class TemplateTurns:
     end: int
     divides: ClassVar[bool] = False
     """See `PlainTurns`; a template's tokens are those of its whole text."""
-
-    @property
-    def lead(self) -> tuple[int, ...]:
-        """None: a template writes all special tokens itself."""
-        return ()
 
     def script(self, turns: Sequence[Turn], *, asks: bool) -> Script:
         """The text; with `asks` up to where the assistant begins.
@@ -208,6 +207,14 @@ class ConversationPieces:
     column: str
     tokenizer: PreTrainedTokenizerBase
     system: str | None
+    before: tuple[int, ...] = ()
+    """Special tokens before the text; a template writes all of them itself."""
+    behind: tuple[int, ...] = ()
+    """Those behind it, in encoders."""
+    decoder: tuple[int, ...] | None = None
+    """What a decoder is fed with before it writes; None in causal models."""
+    end: int
+    """The token that ends an answer."""
     limit: int
     """Longest sequence (tokens)."""
 
@@ -241,8 +248,27 @@ class ConversationPieces:
         """
         if not example.references:
             raise InputError(f"{_place(example)}: there is no answer to learn to write. Use a labelled split.")
+        if self.decoder is not None:
+            return tuple(self._answered(self.decoder, one, example) for one in example.references)
         turns = self._turns(example)
         return tuple(self._item([*turns, Turn(role="assistant", content=one)], example) for one in example.references)
+
+    def _answered(self, decoder: tuple[int, ...], answer: str, example: Example) -> Encoded:
+        """The turns before an answer for the encoder, and the answer for the decoder."""
+        asked = self.input(example, 0)
+        said = (*plain_ids(self.tokenizer, answer, target=True), self.end)
+        if len(decoder) >= self.limit:
+            raise InputError(f"{self.limit} tokens leave no room for an answer. Raise max_length.")
+        kept, first = said[: self.limit - len(decoder)], len(decoder) - 1
+        return Encoded(
+            sequences=asked.sequences,
+            decoder=(decoder + kept[:-1],),
+            read=(tuple(range(first, first + len(kept))),),
+            targets=(kept,),
+            units=len(kept),
+            cut=asked.cut + len(said) - len(kept),
+            id=example.id,
+        )
 
     def _item(self, turns: list[Turn], example: Example) -> Encoded:
         """A whole conversation, and its assistant's tokens."""
@@ -288,20 +314,19 @@ class ConversationPieces:
             script = self.writer.script(turns, asks=asks)
         except InputError as error:
             raise DataError(f"{_place(example)}: {error}") from error
-        lead = self.writer.lead
         out = self.tokenizer(script.text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-        ids, offsets = lead + tuple(out["input_ids"]), out["offset_mapping"]
+        ids, offsets = (*self.before, *out["input_ids"], *self.behind), out["offset_mapping"]
         begun = {start for start, _ in offsets}
-        if self.writer.divides and not all(start in begun for start, _ in script.spans):
+        if self.decoder is None and self.writer.divides and not all(start in begun for start, _ in script.spans):
             ids, own = self._in_parts(script)
             return Tokens(ids=ids, learned=() if asks else own)
-        places = enumerate(offsets, start=len(lead))
+        places = enumerate(offsets, start=len(self.before))
         own = tuple(place for place, (start, stop) in places if any(a <= start < stop <= b for a, b in script.spans))
         return Tokens(ids=ids, learned=() if asks else own)
 
     def _in_parts(self, script: Script) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """What stands between the assistant's turns, and each of these, tokenised apart; and the places of these."""
-        ids, end = self.writer.lead, 0
+        ids, end = self.before, 0
         learned: list[int] = []
         for start, stop in (*script.spans, (len(script.text), len(script.text))):
             ids += plain_ids(self.tokenizer, script.text[end:start])

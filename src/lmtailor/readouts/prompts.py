@@ -220,9 +220,18 @@ def check_last(pattern: Pattern, who: str) -> None:
 
 def first_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
     """The special tokens that a tokenizer puts before a text (Llama's <s>, OPT's </s>), without those after it."""
+    return special_tokens(tokenizer)[0]
+
+
+def special_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The special tokens that a tokenizer puts before a text, and those behind it.
+
+    Raises:
+        UnsupportedError: it changes the text's own tokens when it adds them.
+    """
     plain = plain_ids(tokenizer, "a")
     whole = tuple(tokenizer("a", return_attention_mask=False, verbose=False)["input_ids"])
     for start in range(len(whole) - len(plain) + 1):
         if whole[start : start + len(plain)] == plain:
-            return whole[:start]
+            return whole[:start], whole[start + len(plain) :]
     raise UnsupportedError("This tokenizer does not keep a text's tokens together when it adds its special tokens.")
