@@ -170,6 +170,8 @@ def test_refusals() -> None:
         fit(base, task(), method=LoRA(rank=2), readout=Text("{input}"), training=SHORT, watched=[RANKED, RANKED])
     with pytest.raises(InputError, match="no right answer among its choices"):
         Watched(name="x", examples=RANKED.examples, choices=(("a", "b"),) * 3)
+    with pytest.raises(InputError, match=r"held/2 of x has two equal choices among \['no', 'no'\]"):
+        Watched(name="x", examples=RANKED.examples[2:], choices=(("no", "no"),))
     with pytest.raises(InputError, match="has no examples"):
         Watched(name="x", examples=())
 

@@ -1,6 +1,7 @@
 """Mixtures: what their examples are, what is held out, and files that contradict themselves, named with file and line."""
 
 import json
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -264,6 +265,33 @@ def test_options_are_an_examples_own_choices(folder: Path) -> None:
     asked = {one.fields["input"]: (one.references, own) for one, own in zip(watched.examples, watched.choices, strict=True)}
     assert asked["p1 So"] == (("b1",), ("a1", "b1"))
     assert asked["p2 So"] == (("a2",), ("a2", "b2"))
+
+
+def test_an_example_whose_right_choice_is_also_a_wrong_one_is_left_out_and_told(folder: Path) -> None:
+    """One such row must not turn the whole task from accuracy to perplexity, nor a wrong choice that stands there twice."""
+    rows = [{"p": f"p{i}", "one": f"a{i}", "two": f"b{i}", "three": f"c{i}", "label": i % 2} for i in range(4)]
+    rows[1] |= {"one": "same", "two": "same"}
+    rows[2] |= {"two": "wrong", "three": "wrong"}
+    (folder / "copa.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    card = '[files]\ntrain = "copa.jsonl"\ndev = "copa.jsonl"\n[columns]\ntext = "p"\nextra = ["one", "two", "three"]\n'
+    pattern = '[[patterns]]\nname = "so"\ntext = "{p} So {mask}"\noptions = { 0 = "one", 1 = "two", 2 = "three" }\n'
+    (folder / "copa.toml").write_text('labels = ["0", "1", "2"]\n' + card + pattern, encoding="utf-8")
+    yaml = "templates:\n  own:\n    jinja: '{{ p }} So? ||| {{ answer_choices[label] }}'\n    answer_choices: '%s'\n"
+    (folder / "copa.yaml").write_text(yaml % "{{ one }} ||| {{ two }} ||| {{ three }}", encoding="utf-8")
+    entry = '[[tasks]]\ncard = "copa.toml"\n'
+    templates = 'templates = ["own"]\n[templates.own]\nfile = "copa.yaml"\n'
+    for text in (entry, entry + templates):
+        made = mixture(folder, BOTH.replace("inference", "copa", 1) + text)
+        (watched,) = made.watched
+        assert watched.ranked
+        asked = {one.fields["input"][:2]: own for one, own in zip(watched.examples, watched.choices, strict=True)}
+        assert asked == {"p0": ("a0", "b0", "c0"), "p2": ("a2", "wrong"), "p3": ("a3", "b3", "c3")}
+        note = made.task.notes[0]
+        assert note.startswith("copa, held out: 1 of 4 examples are left out, for a wrong choice has the text of the right one")
+        assert re.search(r"\(the first is (dev/1|.*copa\.jsonl, line 2)\)$", note), note
+    (folder / "copa.yaml").write_text(yaml % "{{ one }} ||| {{ one }} ||| {{ one }}", encoding="utf-8")
+    with pytest.raises(InputError, match="'own' leaves out every example of copa, 4 since a wrong choice has the text"):
+        mixture(folder, BOTH.replace("inference", "copa", 1) + entry + templates)
 
 
 def test_templates_have_the_texts_of_spans_and_tags_as_their_answers(folder: Path) -> None:

@@ -16,12 +16,11 @@ from torch import Tensor
 
 from lmtailor.base.base import Base
 from lmtailor.core.errors import InputError
-from lmtailor.infer.score import Progress, score_rows
+from lmtailor.infer.score import Progress, perplexity_of, score_rows
 from lmtailor.readouts.batch import Encoded
 from lmtailor.readouts.text import TextReading
 from lmtailor.store.adapter import Adapter
 from lmtailor.tasks.metrics import Scores, evaluate_predictions
-from lmtailor.tasks.metrics.text.evaluate import perplexity
 from lmtailor.tasks.watched import Watched
 
 
@@ -63,11 +62,9 @@ class Watching:
         found, place = {}, 0
         for one in self.watched:
             if not one.ranked:
-                own = rows[place : place + len(one.examples)]
-                score = perplexity(
-                    [float(row.double().sum()) for row in own], [len(row) for row in own], resamples=resamples, seed=seed
-                )
-                found[one.name], place = Scores([score]), place + len(one.examples)
+                stop = place + len(one.examples)
+                score = perplexity_of(self.items[place:stop], rows[place:stop], resamples=resamples, seed=seed)
+                found[one.name], place = Scores([score]), stop
                 continue
             right = []
             for example, choices in zip(one.examples, one.choices, strict=True):

@@ -26,12 +26,9 @@ class Asked:
     input: str
     target: str
     choices: tuple[str, ...] = ()
-    """All answers there are, the target among them; none where any text may be written."""
-
-    @property
-    def right(self) -> int:
-        """Which of the choices the target is."""
-        return self.choices.index(self.target)
+    """All answers there are, each once, the target among them; none where any text may be written."""
+    decided: bool = True
+    """Whether the target tells the right choice: not where a wrong one has the same text."""
 
 
 class Asking(Protocol):
@@ -80,7 +77,10 @@ class JinjaAsking:
             if all(one.target and one.input == found.input for one in others):
                 choices = tuple(dict.fromkeys(one.target or "" for one in others))
         usable = len(choices) > 1 and found.target in choices
-        return Asked(input=found.input, target=found.target, choices=choices if usable else ())
+        # Of choices that are the same for all examples, equal ones are meant to be one.
+        own = found.choices if found.choices is not None and self.template.fixed_choices is None else ()
+        decided = own.count(found.target) < 2
+        return Asked(input=found.input, target=found.target, choices=choices if usable else (), decided=decided)
 
     def _record(self, example: Example, known: object) -> dict[str, object]:
         return {"label": known, self.task.label: known, **example.fields}
@@ -114,9 +114,9 @@ class PatternAsking:
         if not text or example.label is None:
             return None
         shown = {label: example.fields[self.options[label]] for label in self.task.labels} if self.options else self.words
-        choices = tuple(shown[label].strip() + self.behind for label in self.task.labels)
-        apart = len(set(choices)) == len(choices)
-        return Asked(input=text, target=choices[int(example.label)], choices=choices if apart else ())
+        choices = [shown[label].strip() + self.behind for label in self.task.labels]
+        target = choices[int(example.label)]
+        return Asked(input=text, target=target, choices=tuple(dict.fromkeys(choices)), decided=choices.count(target) < 2)
 
 
 def pattern_asking(task: Task, pattern: Prompt) -> PatternAsking:

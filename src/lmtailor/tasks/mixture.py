@@ -9,7 +9,8 @@ is fixed, and epochs go through it in other orders. It takes no example with the
 so to learn from fresh ones in a second pass, ask for twice as many `examples` and one epoch.
 
 Tasks that are held out are asked zero-shot as training goes. Where a template has choices, the likeliest is the answer and
-accuracy is measured (rank classification, as for T0; see FLAN, section 2.3); else the perplexity of the right text. Nothing of
+accuracy is measured (rank classification, as for T0; see FLAN, section 2.3); else the perplexity of the right text. An example of
+which a wrong choice has the text of the right one is left out, since no text could be its answer, and told in a note. Nothing of
 their train splits is used. Examples of theirs that stand in what is learned from all the same, word by word, are told in a note.
 """
 
@@ -115,7 +116,7 @@ def load_mixture(path: str | Path, *, overrides: Iterable[str] = ()) -> Mixture:
     if not learned:
         raise InputError(f"{path} has no task to learn from: {len(members)} tasks, and all are held out.")
     train, counts = _train(learned, content)
-    watched = tuple(one for member in held for one in _watched(member, content))
+    found = [one for member in held for one in _watched(member, content)]
     splits = {"train": train, **({"dev": dev} if (dev := _dev(learned, content)) else {})}
     task = Task(
         name=content.name or Path(path).stem,
@@ -127,9 +128,9 @@ def load_mixture(path: str | Path, *, overrides: Iterable[str] = ()) -> Mixture:
         splits=splits,
         extra=(SET, TEMPLATE),
         prompts=(Prompt(name="input", pattern=f"{{{INPUT}}}"),),
-        notes=tuple(_overlaps(train, held)),
+        notes=(*(note for _, note in found if note), *_overlaps(train, held)),
     )
-    return Mixture(task=task, watched=watched, counts=counts)
+    return Mixture(task=task, watched=tuple(watched for watched, _ in found), counts=counts)
 
 
 def _member(source: Source, entry: Entry, lists: Lists, content: MixtureFile) -> _Member:
@@ -254,24 +255,35 @@ def _held_split(member: _Member) -> Split:
     raise InputError(f"{member.place}: the held-out task {member.name} has neither a test nor a dev split with answers.")
 
 
-def _watched(member: _Member, content: MixtureFile) -> Iterator[Watched]:
-    """A held-out task through each of its templates, all of the same examples."""
+def _watched(member: _Member, content: MixtureFile) -> Iterator[tuple[Watched, str]]:
+    """A held-out task through each of its templates, all of the same examples; and a note on those that cannot be decided."""
     split = _held_split(member)
     count = len(split) if content.watch is None else min(content.watch, len(split))
     order = islice(draws([one.id for one in split], 1, seed=content.seed, name=f"watch/{member.name}"), count)
     chosen = [split.examples[i] for i, _ in order]
     for template in member.templates:
         name = member.name if len(member.templates) == 1 else f"{member.name}/{template.name}"
-        found = [(example, asked) for example in chosen if (asked := member.asked(example, template)) is not None]
+        every = [(example, asked) for example in chosen if (asked := member.asked(example, template)) is not None]
+        unclear = [example for example, asked in every if not asked.decided]
+        found = [(example, asked) for example, asked in every if asked.decided]
         if not found:
-            raise InputError(f"{member.place}: the template {template.name!r} leaves out every example of {member.name}.")
+            why = f", {len(unclear)} since a wrong choice has the text of the right one" if unclear else ""
+            raise InputError(f"{member.place}: the template {template.name!r} leaves out every example of {member.name}{why}.")
         choices = tuple(asked.choices for _, asked in found)
-        yield Watched(
+        watched = Watched(
             name=name,
             examples=tuple(_example(member, one, template, asked, id_=f"{name}/{one.id}") for one, asked in found),
             choices=choices if all(choices) else (),
             cluster=member.cluster,
         )
+        yield watched, _unclear_note(name, unclear, len(every)) if unclear else ""
+
+
+def _unclear_note(name: str, unclear: Sequence[Example], count: int) -> str:
+    return (
+        f"{name}, held out: {len(unclear)} of {count} examples are left out, for a wrong choice has the text of the right one "
+        f"(the first is {unclear[0].place or unclear[0].id})"
+    )
 
 
 def _overlaps(train: Split, held: Sequence[_Member]) -> Iterator[str]:

@@ -17,7 +17,7 @@ class Watched:
     examples: tuple[Example, ...] = field(repr=False)
     """With the columns that the fit's readout reads; the reference is the right answer."""
     choices: tuple[tuple[str, ...], ...] = field(default=(), repr=False)
-    """For each example all answers to choose from, the right one among them; () where any text may be written."""
+    """For each example all answers to choose from, each once, the right one among them; () where any text may be written."""
     cluster: str = ""
     """Of tasks that are alike."""
 
@@ -29,6 +29,11 @@ class Watched:
         for example, own in zip(self.examples, self.choices or [()] * len(self.examples), strict=True):
             if not example.references or (self.choices and example.references[0] not in own):
                 raise InputError(f"{example.id} of {self.name} has no right answer{' among its choices' if own else ''}.")
+            if len(set(own)) < len(own):
+                raise InputError(
+                    f"{example.place or example.id} of {self.name} has two equal choices among {list(own)}: no text could tell "
+                    "them apart. Name each once, or leave the example out."
+                )
 
     @property
     def digest(self) -> str:
