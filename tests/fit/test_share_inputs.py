@@ -114,7 +114,7 @@ def test_in_bfloat16_they_are_the_same_to_its_precision(autocast: bool, eager: b
     base = tiny_base("llama")
     if not autocast:
         base.model.to(torch.bfloat16)  # type: ignore[arg-type]
-    with fast_kernels(base, longest=SHORT if eager else SHORT + 1, bfloat16=autocast):
+    with fast_kernels(base, lengths=[SHORT if eager else SHORT + 1], bfloat16=autocast):
         assert base.trunk.config._attn_implementation == ("eager" if eager else "sdpa")
         plain, all_tokens = gradients(base, METHODS["prefix"], shared=False, autocast=autocast)
         shared, tokens = gradients(base, METHODS["prefix"], shared=True, autocast=autocast)

@@ -49,6 +49,7 @@ def test_a_card(folder: Path) -> None:
         ("negative", "positive"),
     )
     assert task.split("train").labels == (1, 0, 1)
+    assert [example.place for example in task.split("train")] == [f"{folder / 'train.csv'}, line {line}" for line in (2, 3, 4)]
     assert task.split("test").examples[0].fields == {"s": "awful"}
     assert task.split("train").source == str(folder / "train.csv")
 
@@ -287,6 +288,7 @@ def test_columns_that_files_of_a_kind_have(folder: Path) -> None:
         "a.conllu": (("DET NOUN",),),
         "a.conll": (("O B-X",),),
     }
+    assert tagged["a.conll"].split("train").examples[0].place == f"{folder / 'a.conll'}, line 1"
     card = 'kind = "labelling"\nfiles.train = "a.conllu"'
     assert load(folder, card).digest == tagged["a.conllu"].digest
     with pytest.raises(InputError, match="Which column has the texts"):

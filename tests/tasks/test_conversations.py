@@ -66,7 +66,10 @@ def test_examples_know_file_and_line_wherever_they_go(tmp_path: Path) -> None:
     ("row", "said"),
     [
         ({"conversations": [HI, {"from": "gbt", "value": "yo"}]}, r"line 2, turn 2 has the unknown role 'gbt'.*gpt"),
-        ({"conversations": [HI, {"from": None, "value": "yo"}]}, "line 2, turn 2 has the unknown role None"),
+        (
+            {"conversations": [HI, {"from": None, "value": "yo"}]},
+            r"line 2, turn 2 has the unknown role None\. Known: system, user, a",
+        ),
         ({"conversations": [HI]}, "line 2: no turn is the assistant's"),
         ({"conversations": [YO, HI]}, "line 2: the assistant speaks before any user"),
         ({"conversations": [HI, YO, {"from": "system", "value": "x"}]}, "line 2: the system speaks in turn 3"),

@@ -23,6 +23,11 @@ def test_records_of_a_list_or_under_keys_know_their_lines(tmp_path: Path, text: 
     assert table.lines == [1, 3]
 
 
+def test_rows_are_told_where_several_records_stand_on_a_line(tmp_path: Path) -> None:
+    table = read_json(write(tmp_path, '[{"s": "a"}, {"s": "b"}]'))
+    assert (table.lines, table.place(1)) == (None, f"{tmp_path / 'a.json'}, row 2")
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

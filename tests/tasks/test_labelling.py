@@ -52,8 +52,13 @@ def test_columns_of_a_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("data", "options", "message"),
     [
-        ("a\tO\nb O\n", {}, r"line 2 has 1 fields, but there are 2 columns \(text, tags\)"),
-        ("a\tO\n# late\n", {}, r"line 2 has 1 fields"),
+        (
+            "a\tO\nb O\n",
+            {},
+            r"line 2 has 1 field, but there are 2 columns \(text, tags\).*set the delimiter to ' '",
+        ),
+        ("a\tO\n# late\n", {}, r"line 2 has 1 field"),
+        ("a\tO\nb\tO\tO\n", {}, r"line 2 has 3 fields.*Set the delimiter, or name the file's columns in a header"),
         ("a\tO\n\t\n", {}, ""),
         ("a\tO\nb\t \n", {}, r"line 2 has 2 fields, 1 of them empty"),
         ("a\tO\n", {"header": ("x", "x")}, r"Every column needs a name of its own"),

@@ -194,7 +194,7 @@ class Cell:
             assert training is not None
             training = training.resolved(method.recipe)
         own: dict[str, object] = {
-            "strategy": self.strategy and {"name": self.strategy.variant_name(), **to_mapping(self.strategy)},
+            "strategy": self.strategy and self.strategy.settings(),
             "readout": readout and {"name": self.readout_name, **to_mapping(readout)},
             "method": method and {"name": method_name(method), **to_mapping(method)},
             "training": training and to_mapping(training),

@@ -28,8 +28,8 @@ _PROMPTED: Mapping[type, tuple[str, ...]] = {Verbalizer: ("words",), Text: ("tar
 """Readouts with a pattern, and what of a card's pattern goes with it."""
 ENTRIES = ("bases", "methods", "readouts", "trainings", "objectives", "strategies")
 """The tables of a plan that hold entries."""
-_FOLDERS = ("source", "sources", "filler", "encoder")
-"""Settings of strategies and readouts that name an adapter or a model."""
+_FOLDERS = ("source", "sources", "filler", "encoder", "mixture")
+"""Settings of strategies and readouts that name an adapter, a model or a mixture."""
 
 
 class Entries:
@@ -229,7 +229,7 @@ class Entries:
         return replace(base, source=_located(base.source, self.folder, f"{place}{within(self.source)}"))
 
     def _from_here(self, settings: Mapping[str, object]) -> dict[str, object]:
-        """Settings in which what names a folder that is there, counted from the plan's folder, is that folder."""
+        """Settings in which what names a file or folder that is there, counted from the plan's folder, is that one."""
 
         def place(value: object) -> object:
             path = Path(os.path.normpath(self.folder / Path(value).expanduser())) if isinstance(value, str) else None

@@ -5,7 +5,7 @@ the memory for. So they run by transformers' "eager" attention, whose softmax is
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -18,17 +18,17 @@ SHORT = 256
 
 
 @contextlib.contextmanager
-def fast_kernels(base: Base, *, longest: int, bfloat16: bool) -> Iterator[None]:
+def fast_kernels(base: Base, *, lengths: Iterable[int], bfloat16: bool) -> Iterator[None]:
     """Inside, a base's passes are computed the faster way. Enter it before anything is attached.
 
     Args:
         base: the model; off the CPU nothing changes.
-        longest: tokens of the longest sequence that will come.
+        lengths: tokens of each sequence that will come. They are asked for only where something depends on them.
         bfloat16: whether passes run under autocast.
     """
     bfloat16 = bfloat16 or base.dtype == torch.bfloat16
     chosen: list[Any] = []
-    if base.device.type == "cpu" and bfloat16 and longest <= SHORT:
+    if base.device.type == "cpu" and bfloat16 and all(length <= SHORT for length in lengths):
         configs: dict[int, Any] = {id(m.config): m.config for m in base.model.modules() if isinstance(m, PreTrainedModel)}
         chosen = [config for config in configs.values() if config._attn_implementation_internal == "sdpa"]
     for config in chosen:

@@ -4,7 +4,7 @@ Order and dropout are functions of (seed, epoch) and (seed, step), so that a res
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -62,8 +62,7 @@ class Loop:
             self.base.model.activation_checkpointing_enable()
         adapters = [member.adapter for member in self.members]
         rows = None if len(adapters) == 1 else range(len(adapters))
-        longest = max(item.length for member in self.members for item in (*member.data.train, *member.data.dev))
-        fast = fast_kernels(self.base, longest=longest, bfloat16=self.training.precision == "bfloat16")
+        fast = fast_kernels(self.base, lengths=self._lengths(), bfloat16=self.training.precision == "bfloat16")
         with torch.random.fork_rng(devices=[]), fast, attach(self.base, adapters, rows) as attached:
             try:
                 set_eval(self.base)
@@ -86,6 +85,15 @@ class Loop:
         for member in self.members:
             member.tell_end(member.progress.ended)
         return [member.result() for member in self.members]
+
+    def _lengths(self) -> Iterator[int]:
+        """Tokens of each sequence that the fit will run, those of held-out tasks and of unlabelled texts among them."""
+        for member in self.members:
+            yield from (item.longest for item in (*member.data.train, *member.data.dev))
+            if member.texts is not None:
+                yield from member.texts.lengths(member.total * member.training.accumulate)
+        for watch in self.watches.values():
+            yield from (item.longest for item in watch.items)
 
     def _begin(self) -> list[list[str]]:
         """Go on where a checkpoint stands, or choose what is trained; notes for each member."""

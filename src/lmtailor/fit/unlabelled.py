@@ -15,7 +15,7 @@ Special tokens are never asked for. Which texts a step sees and what is masked a
 Shapes: N texts, T tokens, P positions read, M positions read in all, H features, V vocabulary.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -102,6 +102,12 @@ class Texts:
             rng = generator(self.seed, "unlabelled", epoch)
             self._order = epoch, torch.randperm(len(self.examples), generator=rng).tolist()
         return self._order[1][within * size : (within + 1) * size]
+
+    def lengths(self, turns: int) -> Iterator[int]:
+        """Tokens of each text that the first micro-batches of the fit have, `turns` of them."""
+        one_epoch = -(-len(self.examples) // self.settings.batch_size)
+        for turn in range(min(turns, one_epoch)):
+            yield from (len(self._item(i).sequences[0]) for i in self.indices(turn))
 
     def loss(self, base: Base, states: States, batch: Batch) -> Tensor:
         """The mean cross-entropy of the tokens that are asked for; the LM head is multiplied at their positions alone."""

@@ -50,6 +50,11 @@ class Encoded:
         return max(map(len, self.sequences))
 
     @property
+    def longest(self) -> int:
+        """Tokens of the longest sequence, those that a decoder is fed with among them."""
+        return max(map(len, (*self.sequences, *(self.decoder or ()))))
+
+    @property
     def tokens(self) -> int:
         """Tokens of all sequences."""
         return sum(map(len, self.sequences))

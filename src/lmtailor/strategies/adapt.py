@@ -108,7 +108,7 @@ def _settings(strategy: Strategy, work: Work) -> dict[str, Any]:
         "metrics": list(task.metrics),
         "patterns": list(task.patterns),
         "words": {label: list(words) for label, words in task.verbalizer.items()},
-        "strategy": {"name": strategy.variant_name(), **to_mapping(strategy)},
+        "strategy": strategy.settings(),
         "method": None if method is None else {"name": method_name(method), **to_mapping(method)},
         "readout": None if readout is None else {"name": readout_name(readout), **to_mapping(readout)},
         "training": None if training is None else to_mapping(training),

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 from lmtailor.base.base import Base
 from lmtailor.core.discovery import discovered
 from lmtailor.core.errors import UnsupportedError
+from lmtailor.core.settings import to_mapping
 from lmtailor.core.typed import Variants
 from lmtailor.fit.callbacks.callback import Callback
 from lmtailor.fit.training import Training
@@ -71,6 +72,15 @@ class Strategy(Variants, ABC):
     def finds(self) -> frozenset[Part]:
         """What of a verbalizer it finds by itself, so that a readout need not say it."""
         return frozenset()
+
+    @property
+    def content(self) -> Mapping[str, str]:
+        """Digests of data that its settings name by a path: with other data a work is another work."""
+        return {}
+
+    def settings(self) -> dict[str, object]:
+        """Its name, its settings and their content, as records hold them."""
+        return {"name": self.variant_name(), **to_mapping(self), **self.content}
 
     def filled(self, verbalizer: Mapping[str, object], task: Task) -> dict[str, object]:
         """Settings of a verbalizer in which something stands for what the strategy finds: any pattern, the labels' own names."""

@@ -134,6 +134,7 @@ def _split(name: str, rows: Sequence[Row], labels: Sequence[str], source: str) -
             label=index[row.label] if isinstance(row.label, str) else row.label,
             references=row.references,
             starts=row.starts,
+            place=row.place,
         )
         for row in rows
     )

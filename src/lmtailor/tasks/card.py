@@ -67,7 +67,7 @@ from pathlib import Path
 
 from lmtailor.core.errors import InputError, near
 from lmtailor.core.settings import apply_overrides, from_mapping
-from lmtailor.tasks.conversations import ANSWER, CONVERSATION, conversations, with_places
+from lmtailor.tasks.conversations import ANSWER, CONVERSATION, conversations
 from lmtailor.tasks.default_columns import label_column, named_columns, text_columns
 from lmtailor.tasks.example import TaskKind
 from lmtailor.tasks.formats.hub import read_dataset
@@ -274,8 +274,6 @@ def load_task(path: str | Path, *, overrides: Iterable[str] = ()) -> Task:
         patterns=[pattern.prompt(str(number)) for number, pattern in enumerate(card.patterns, start=1)],
         verbalizer=card.verbalizer,
     )
-    if card.chat:
-        task = with_places(task, [part.table for part in parts.values()])
     if card.templates is None:
         return task
     chosen = Templates(file=card.templates) if isinstance(card.templates, str) else card.templates

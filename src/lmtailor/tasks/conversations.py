@@ -13,12 +13,10 @@ references, as in other tasks of generation.
 Alpaca: Taori et al. 2023, github.com/tatsu-lab/stanford_alpaca.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from lmtailor.core.errors import DataError, near
-from lmtailor.tasks.example import Split
 from lmtailor.tasks.read import Format, read_table
 from lmtailor.tasks.schema import Part, Schema
 from lmtailor.tasks.table import Table, table_of_records
@@ -72,8 +70,7 @@ def conversation_task(  # noqa: PLR0913 - what a card would say
         kind="generation", text=(CONVERSATION,), label=ANSWER, dev_fraction=dev_fraction, limits=limits or {}, seed=seed
     )
     made = {split: conversations(table) for split, table in tables.items()}
-    task = Task.from_parts({split: Part(table=table) for split, table in made.items()}, schema, name=name, metrics=metrics)
-    return with_places(task, made.values())
+    return Task.from_parts({split: Part(table=table) for split, table in made.items()}, schema, name=name, metrics=metrics)
 
 
 def conversations(table: Table) -> Table:
@@ -91,36 +88,13 @@ def conversations(table: Table) -> Table:
     return Table(source=table.source, columns=columns, lines=table.lines)
 
 
-def with_places(task: Task, tables: Iterable[Table]) -> Task:
-    """The task with the file and the line of each conversation in its example, for messages.
-
-    Args:
-        task: made of the tables.
-        tables: as `conversations` gives them.
-    """
-    places: dict[str, str] = {}
-    for table in tables:
-        for row, text in enumerate(table.column(CONVERSATION)):
-            places.setdefault(f"{table.source}\n{text}", _place(table, row))
-
-    def placed(split: Split) -> Split:
-        found = [places.get(f"{split.source}\n{one.fields[CONVERSATION]}", "") for one in split]
-        return replace(split, examples=tuple(replace(one, place=at) for one, at in zip(split, found, strict=True)))
-
-    return replace(task, splits={name: placed(split) for name, split in task.splits.items()})
-
-
 def _table(rows: Rows, name: str, form: Format | None) -> Table:
     return read_table(Path(rows), form) if isinstance(rows, str | Path) else table_of_records(rows, name)
 
 
-def _place(table: Table, row: int) -> str:
-    return f"{table.source}, {table.where([row])}"
-
-
 def _turns(table: Table, row: int) -> tuple[Turn, ...]:
     """The turns of a row, checked."""
-    place = _place(table, row)
+    place = table.place(row)
     cells = {name: cells[row] for name, cells in table.columns.items()}
     turns = _listed(cells, place) if any(cells.get(name) is not None for name in _LISTS) else _instruction(cells, place, table)
     system = cells.get("system")
@@ -165,8 +139,7 @@ def _turn(turn: object, place: str) -> Turn:
     assert isinstance(turn, Mapping)
     role, content = turn[keys[0]], turn[keys[1]]
     if not isinstance(role, str) or role not in _ROLES:
-        hint = near(role, _ROLES) if isinstance(role, str) else ""
-        raise DataError(f"{place} has the unknown role {role!r}. Roles are {', '.join(_ROLES)}. {hint}".rstrip())
+        raise DataError(f"{place} has the unknown role {role!r}. {near(str(role), _ROLES)}")
     return Turn(role=_ROLES[role], content=_text(content, place, keys[1]))
 
 

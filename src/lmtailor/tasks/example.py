@@ -29,8 +29,8 @@ class Example:
     none is known."""
     starts: tuple[int, ...] = ()
     """Of a span's references the characters of the text at which they begin."""
-    place: str = ""
-    """Where it was read, such as "chats.jsonl, line 3", for messages; "" where nobody noted it."""
+    place: str = field(default="", compare=False)
+    """Where it was read, such as "chats.jsonl, line 3", for messages; "" where nobody noted it. The first of several rows."""
 
 
 @dataclass(frozen=True, kw_only=True)

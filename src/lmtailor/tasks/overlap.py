@@ -10,6 +10,15 @@ def text_of(fields: Mapping[str, str], columns: Sequence[str]) -> tuple[str, ...
     return tuple(" ".join(fields[column].split()) for column in columns)
 
 
+def standing_in(inputs: Sequence[str], split: Split, columns: Sequence[str]) -> int:
+    """How many examples of a split have texts that all stand in one of the inputs, word by word."""
+    plain = [" ".join(text.split()) for text in inputs]
+    everything = "\n".join(plain)
+    texts = [text_of(example.fields, columns) for example in split]
+    likely = [own for own in texts if all(text in everything for text in own)]
+    return sum(any(all(text in one for text in own) for one in plain) for own in likely)
+
+
 def overlap_notes(splits: Mapping[str, Split], columns: Sequence[str]) -> tuple[str, ...]:
     """Notes on texts that repeat in a split, and on texts of one split that stand in an earlier one.
 

@@ -13,6 +13,7 @@ class Row:
     """An example whose label is still as written."""
 
     id: str
+    place: str
     fields: Mapping[str, str]
     label: str | float | None = None
     references: tuple[str, ...] = ()
@@ -55,7 +56,7 @@ def read_rows(name: str, part: Part, schema: Schema) -> list[Row]:
     if name != UNLABELLED:
         labels = label_cells(table, part.label or schema.label, schema.kind, _label_map(part, schema))
     return [
-        Row(id=f"{name}/{number}", fields=dict(zip(columns, cells, strict=True)), label=label)
+        Row(id=f"{name}/{number}", place=table.place(number), fields=dict(zip(columns, cells, strict=True)), label=label)
         for number, (label, *cells) in enumerate(zip(labels, *columns.values(), strict=True))
     ]
 
@@ -71,12 +72,12 @@ def _label_map(part: Part, schema: Schema) -> Mapping[str, str]:
 def _with_references(name: str, part: Part, schema: Schema, columns: Mapping[str, list[str]]) -> list[Row]:
     """Rows of one example each: those of the same texts are one with several references, where the first of them stood."""
     references = reference_cells(part.table, part.label or schema.label)
-    found: dict[tuple[str, ...], list[str]] = {}
-    for texts, own in zip(zip(*columns.values(), strict=True), references, strict=True):
-        found.setdefault(texts, []).extend(own)
+    found: dict[tuple[str, ...], tuple[str, list[str]]] = {}
+    for row, (texts, own) in enumerate(zip(zip(*columns.values(), strict=True), references, strict=True)):
+        found.setdefault(texts, (part.table.place(row), []))[1].extend(own)
     return [
-        Row(id=f"{name}/{number}", fields=dict(zip(columns, texts, strict=True)), references=tuple(own))
-        for number, (texts, own) in enumerate(found.items())
+        Row(id=f"{name}/{number}", place=place, fields=dict(zip(columns, texts, strict=True)), references=tuple(own))
+        for number, (texts, (place, own)) in enumerate(found.items())
     ]
 
 
@@ -84,7 +85,13 @@ def _with_spans(name: str, part: Part, schema: Schema, columns: Mapping[str, lis
     """Rows with answers that are parts of the last text column."""
     spans = span_cells(part.table, part.label or schema.label, columns[schema.text[-1]])
     return [
-        Row(id=f"{name}/{number}", fields=dict(zip(columns, cells, strict=True)), references=texts, starts=starts)
+        Row(
+            id=f"{name}/{number}",
+            place=part.table.place(number),
+            fields=dict(zip(columns, cells, strict=True)),
+            references=texts,
+            starts=starts,
+        )
         for number, ((texts, starts), *cells) in enumerate(zip(spans, *columns.values(), strict=True))
     ]
 
@@ -115,6 +122,7 @@ def _tagged(name: str, part: Part, schema: Schema, column: str) -> list[Row]:
     return [
         Row(
             id=f"{name}/{number}",
+            place=table.place(number),
             fields=dict(zip(columns, cells, strict=True)),
             references=(" ".join(own),) if own else (),
         )

@@ -46,6 +46,10 @@ class Table:
         more = f" and {len(rows) - _SHOWN} more" if len(rows) > _SHOWN else ""
         return f"{unit}{'s' if len(rows) > 1 else ''} {', '.join(numbers)}{more}"
 
+    def place(self, row: int) -> str:
+        """Where a row (from 0) was read: "films.csv, line 3"."""
+        return f"{self.source}, {self.where([row])}"
+
     def renamed(self, names: Mapping[str, str]) -> "Table":
         """The table with other names for some columns.
 

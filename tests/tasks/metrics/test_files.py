@@ -43,9 +43,13 @@ def test_records_have_predictions_references_or_both(tmp_path: Path) -> None:
 
 
 def test_counts_that_differ(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"2 predictions, but .*own.txt has references for 1 examples: .*said.txt, line 2 is the"):
+    with pytest.raises(DataError, match=r"2 predictions, but .*own.txt has 3 lines without a blank .*own.txt, line 3 is the"):
         read(tmp_path, "x\ny\n", "a\nb\nc\n")
-    with pytest.raises(DataError, match=r"1 predictions, .* for 3 examples: .*own.txt, line 4 is the first without a partner"):
+    with pytest.raises(DataError, match=r"3 predictions, but .*own.txt has 2 lines without a blank .*said.txt, line 3 is the"):
+        read(tmp_path, "x\ny\nz\n", "a\nb\n")
+    with pytest.raises(DataError, match=r"2 predictions, but .*own.txt has references for 1 example: .*said.txt, line 2 is the"):
+        read(tmp_path, "x\ny\n", "a\n")
+    with pytest.raises(DataError, match=r"1 prediction, .* for 3 examples: .*own.txt, line 4 is the first without a partner"):
         read(tmp_path, "x\n", "a\nb\n\nc\n\nd\n")
 
 

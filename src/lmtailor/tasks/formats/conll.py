@@ -61,12 +61,22 @@ def _sentences(path: Path, text: str, delimiter: str, names: Sequence[str]) -> I
             continue
         empty = sum(not field.strip() for field in fields)
         if len(fields) != len(names) or empty:
-            found = f"{len(fields)} fields" + (f", {empty} of them empty" if empty else "")
             raise DataError(
-                f"{path}: line {number} has {found}, but there are {len(names)} columns ({', '.join(names)}). Set the "
-                "delimiter, or name the file's columns in a header."
+                f"{path}: line {number} has {_counted(len(fields), empty)}, but there are {len(names)} columns "
+                f"({', '.join(names)}). {_advice(bare, delimiter)}"
             )
         start = start if words else number
         words.append(fields)
     if words:
         yield start, words
+
+
+def _counted(fields: int, empty: int) -> str:
+    return f"{fields} field{'' if fields == 1 else 's'}" + (f", {empty} of them empty" if empty else "")
+
+
+def _advice(line: str, delimiter: str) -> str:
+    """What would read the line."""
+    if delimiter == "\t" and "\t" not in line and " " in line.strip():
+        return "It has spaces and no tab: set the delimiter to ' ', and a header if the file has other columns."
+    return "Set the delimiter, or name the file's columns in a header."

@@ -11,7 +11,8 @@ _SPACE = " \t\n\r"
 
 
 def read_json(path: Path, *, encoding: str = "utf-8") -> Table:
-    """Read a whole file; its columns are the keys of all records. A record's line is the one on which it begins.
+    """Read a whole file; its columns are the keys of all records. A record's line is the one on which it begins; where
+    several begin on one, their rows are told instead.
 
     Raises:
         InputError: see `read_text`.
@@ -53,7 +54,7 @@ def read_json(path: Path, *, encoding: str = "utf-8") -> Table:
         ) from error
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is no JSON that can be read ({error}).") from error
-    return table_of_records(records, str(path), lines)
+    return table_of_records(records, str(path), lines if len(set(lines)) == len(lines) else None)
 
 
 def _skip(text: str, place: int) -> int:

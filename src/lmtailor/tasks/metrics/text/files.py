@@ -74,9 +74,14 @@ def _check_counts(predictions: Path, said: Sequence[_Read], references: Path, ow
         return
     longer, path = (said, predictions) if len(said) > len(own) else (own, references)
     first = longer[min(len(said), len(own))].line
+    lines, found = sum(len(each.texts) for each in own), f"references for {len(own)} example{'s' if len(own) > 1 else ''}"
+    if len(own) == 1 and lines > 1 and references.suffix.lower() not in JSON_LINES:
+        found, first = f"{lines} lines without a blank line between", min(lines, len(said)) + 1
+        path = references if lines > len(said) else predictions
     raise DataError(
-        f"{predictions} has {len(said)} predictions, but {references} has references for {len(own)} examples: "
-        f"{path}, line {first} is the first without a partner. In plain files examples have a blank line between."
+        f"{predictions} has {len(said)} prediction{'s' if len(said) > 1 else ''}, but {references} has {found}: {path}, line "
+        f"{first} is the first without a partner. In a plain file each line is the reference of one prediction, or examples have "
+        "a blank line between."
     )
 
 
