@@ -87,6 +87,26 @@ def test_commands_name_the_columns_of_patterns_and_options(lmtailor: Command, de
     exec(textwrap.dedent(python), {})
 
 
+def test_patterns_are_those_of_the_card_as_it_is_set(lmtailor: Command, decoder: Path, data: Path, tmp_path: Path) -> None:
+    card = tmp_path / "bare.toml"
+    card.write_text(
+        '[columns]\ntext = "sentence"\n[[patterns]]\nname = "data"\ntext = "{sentence} it was {mask}"\n'
+        '[verbalizer]\nneg = ["bad"]\npos = ["good"]\n',
+        encoding="utf-8",
+    )
+    cells = '[[cells]]\nreadout = { name = "verbalizer", pattern_name = "data" }\n'
+    (tmp_path / "plan.toml").write_text(f'task = "bare.toml"\n[bases]\ntiny = "{decoder}"\n{cells}', encoding="utf-8")
+    files = [word for split in ("train", "test") for word in ("--set", f"task.files.{split}={data / f'{split}.csv'}")]
+    done = lmtailor("compare", tmp_path / "plan.toml", *files, "--out", tmp_path / "run")
+    assert done.code == 0, done.err
+    (tmp_path / "other.toml").write_text(f"baseline = false\n{cells}", encoding="utf-8")
+    words = ("--plan", tmp_path / "other.toml", "--task", card)
+    done = lmtailor("compare", decoder, *words, *files, "--out", tmp_path / "other")
+    assert done.code == 0, done.err
+    bad = lmtailor("compare", decoder, *words, *files, "--set", "task.patterns=[]", "--out", tmp_path / "third")
+    assert "no pattern named 'data'" in bad.errors[0]
+
+
 def test_notes_on_the_data_are_loud(lmtailor: Command, plan: Path, data: Path, tmp_path: Path) -> None:
     write_csv(data / "test.csv", ("sentence", "label"), [*ROWS["test"], *ROWS["train"][:2]])
     outcome = lmtailor("compare", plan, "--out", tmp_path / "run")

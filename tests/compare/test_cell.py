@@ -24,6 +24,7 @@ from lmtailor.methods import catalogue
 from lmtailor.methods.full import Full
 from lmtailor.methods.lora import LoRA
 from lmtailor.readouts.demonstrations import Demonstrations
+from lmtailor.readouts.head import Head
 from lmtailor.readouts.verbalizer import Verbalizer
 from lmtailor.store.folder import load_adapter
 from lmtailor.tasks.task import Task
@@ -82,7 +83,7 @@ def job(cell: Cell, base: Base | None, task: Task, folder: Path, *, seconds: flo
 
 def test_a_trained_cell_gives_answers_history_costs_and_an_adapter(bases: Mapping[str, Base], task: Task, tmp_path: Path) -> None:
     base = bases["encoder"]
-    done = run_cell(job(Cell(name="LoRA", method=LoRA(rank=2), training=SHORT), base, task, tmp_path))
+    done = run_cell(job(Cell(name="LoRA", readout=Head(), method=LoRA(rank=2), training=SHORT), base, task, tmp_path))
     assert set(done.answers) == {"test", "other"}
     answers = done.answers["test"]
     assert isinstance(answers, Answers)
@@ -160,7 +161,7 @@ def test_the_baseline_gives_the_most_frequent_training_label(task: Task) -> None
 
 
 def test_a_fit_over_its_time_stops_and_can_go_on(bases: Mapping[str, Base], task: Task, tmp_path: Path) -> None:
-    cell = Cell(name="LoRA", method=LoRA(rank=2), training=SHORT)
+    cell = Cell(name="LoRA", readout=Head(), method=LoRA(rank=2), training=SHORT)
     with pytest.raises(TrainingError, match=r"budget\.cell_seconds"):
         run_cell(job(cell, bases["encoder"], task, tmp_path, seconds=1e-9))
     assert not (tmp_path / "adapter" / "adapter.json").exists()

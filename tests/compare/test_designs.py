@@ -64,10 +64,10 @@ def test_a_sweep_makes_a_cell_for_each_combination_of_values() -> None:
         }
     )
     assert [cell.name for cell in plan.cells] == [
-        "prefix · head · length 1 · place front",
-        "prefix · head · length 1 · place infix",
-        "prefix · head · length 20 · place front",
-        "prefix · head · length 20 · place infix",
+        "prefix · length 1 · place front",
+        "prefix · length 1 · place infix",
+        "prefix · length 20 · place front",
+        "prefix · length 20 · place infix",
         "r=2 · lr 0.001",
         "r=2 · lr 1",
         "few · k 1",
@@ -75,8 +75,8 @@ def test_a_sweep_makes_a_cell_for_each_combination_of_values() -> None:
     ]
     assert plan.cells[1].method == Prefix(length=1, place="infix")
     assert plan.cells[1].positions == (
-        Position(axis="method.length", line="prefix · head · place infix", text="1", number=1.0),
-        Position(axis="method.place", line="prefix · head · length 1", text="infix"),
+        Position(axis="method.length", line="prefix · place infix", text="1", number=1.0),
+        Position(axis="method.place", line="prefix · length 1", text="infix"),
     )
     assert plan.cells[5].method == LoRA(rank=2)
     assert plan.cells[5].training is not None
@@ -108,7 +108,7 @@ def test_an_axis_with_a_name_sets_several_settings_at_once() -> None:
 
 def test_settings_that_end_alike_are_named_in_full() -> None:
     sweep = {"method.dropout": [0.0], "readout.dropout": [0.5]}
-    assert names({"cells": [{"method": "lora", "sweep": sweep}]}) == [
+    assert names({"cells": [{"method": "lora", "readout": "head", "sweep": sweep}]}) == [
         "lora · head · method.dropout 0 · readout.dropout 0.5",
     ]
 
@@ -176,13 +176,13 @@ def test_cells_that_differ_only_in_their_base_are_on_one_curve() -> None:
     assert found["lora on large"] == (Position(axis=BASE, line="lora", text="large"),)
     assert found["bitfit on large"][0].line == "bitfit"
     assert "alone on small" not in found
-    assert found["the one"][0].line == found["another"][0].line == "full · head"
+    assert found["the one"][0].line == found["another"][0].line == "full"
 
 
 def test_sizes_and_bases_together() -> None:
     plan = {"bases": {"a": "x", "b": "y"}, "sizes": [5, 9], "cells": [{"base": ["a", "b"], "method": "lora"}]}
     found = all_positions(plan_from_mapping(plan).cells)
-    assert [one.line for one in found["lora · head · b · 9 examples"]] == ["lora · head · b", "lora · head · 9 examples"]
+    assert [one.line for one in found["lora · b · 9 examples"]] == ["lora · b", "lora · 9 examples"]
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,6 @@ from lmtailor.methods import catalogue
 from lmtailor.methods.bitfit import BitFit
 from lmtailor.methods.frozen import Frozen
 from lmtailor.methods.lora import LoRA
-from lmtailor.readouts.head import Head
 from lmtailor.readouts.verbalizer import Verbalizer
 from lmtailor.strategies.strategy import Strategy
 from tests.strategies.two_fits import TwoFits
@@ -96,7 +95,7 @@ def test_a_product_has_every_combination_but_the_excluded(plan: Plan) -> None:
 
 def test_choices_are_entries_tables_or_plain_names(plan: Plan) -> None:
     probe = cell(plan, "probe")
-    assert (probe.readout, probe.method, probe.training, probe.seeds) == (Head(), Frozen(), Training(epochs=10), (3, 4))
+    assert (probe.readout, probe.method, probe.training, probe.seeds) == (None, Frozen(), Training(epochs=10), (3, 4))
     assert cell(plan, "lora16 on large").method == LoRA(rank=16)
     assert cell(plan, "bitfit on small").method == BitFit(add_missing=True)
     assert cell(plan, "bitfit on small").training == Training(lr=1e-3)
@@ -197,7 +196,7 @@ def test_strategies_are_a_choice_of_a_cell(monkeypatch: pytest.MonkeyPatch) -> N
         "two_fits · bitfit": (TwoFits(), BitFit(), None),
         "wide · bitfit": (TwoFits(rank=8), BitFit(), None),
         "wide alone": (TwoFits(rank=8), None, None),
-        "frozen · head": (None, Frozen(), Head()),
+        "frozen": (None, Frozen(), None),
     }
     with pytest.raises(InputError, match=r"cells\[0\].strategy: there is no strategy 'two_fit'. Did you mean .*two_fits"):
         plan_from_mapping({"cells": [{"strategy": "two_fit"}]})

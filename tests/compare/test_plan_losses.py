@@ -64,7 +64,7 @@ def test_products_and_sweeps_have_names_of_their_own() -> None:
     found = cells(
         {**CELL, "objective": ["supervised", "smooth"]}, objectives={"smooth": {"name": "supervised", "label_smoothing": 0.1}}
     )
-    assert [cell.name for cell in found] == ["bitfit · head · supervised", "bitfit · head · smooth"]
+    assert [cell.name for cell in found] == ["bitfit · supervised", "bitfit · smooth"]
     swept = cells({**CELL, "unlabelled": {}, "sweep": {"objective.label_smoothing": [0.0, 0.1], "unlabelled.weight": [1e-4]}})
     assert [cell.objective for cell in swept] == [Supervised(), Supervised(label_smoothing=0.1)]
     assert [cell.unlabelled for cell in swept] == [Unlabelled(), Unlabelled()]

@@ -135,6 +135,10 @@ def test_given_literals_none_and_objects() -> None:
     assert read(Stop, metric="7").metric == "7"
     assert read(Training, stop='{"patience": 1}').stop == Stop(patience=1)
     assert read(Training, words='{"0": ["bad"]}').words == {"0": ("bad",)}
+    assert read(Training, words='{0 = ["bad"], good = ["very good"]}').words == {"0": ("bad",), "good": ("very good",)}
+    assert read(Training, stop="{patience=1}").stop == Stop(patience=1)
+    with pytest.raises(InputError, match=r"words must be a table; found the text \"\{0 =\}\""):
+        read(Training, words="{0 =}")
 
 
 @pytest.mark.parametrize(

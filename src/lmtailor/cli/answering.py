@@ -8,25 +8,16 @@ from lmtailor.infer.decoding import Decoding
 from lmtailor.readouts.options import Options
 from lmtailor.readouts.registry import get_readout
 from lmtailor.readouts.text import Text
+from lmtailor.readouts.usual import usual_readout
 from lmtailor.readouts.verbalizer import Verbalizer
 from lmtailor.strategies.strategy import Strategy
-from lmtailor.tasks.conversations import CONVERSATION
-from lmtailor.tasks.example import TaskKind
 from lmtailor.tasks.prompt import Prompt
 from lmtailor.tasks.task import Task
 
-_USUAL: Mapping[TaskKind, str] = {
-    "classification": "head",
-    "regression": "head",
-    "generation": "text",
-    "labelling": "tags",
-    "span": "span",
-}
-
 
 def readout_name_of(task: Task, options: ReadoutOptions) -> str:
-    """The readout that is asked for; else the usual one for tasks of this kind, and of conversations."""
-    return options.readout or ("chat" if task.text == (CONVERSATION,) else _USUAL[task.kind])
+    """The readout that is asked for; else the usual one for tasks of this kind."""
+    return options.readout or usual_readout(task)
 
 
 def readout_settings(task: Task, options: ReadoutOptions, strategy: Strategy | None = None) -> dict[str, object]:

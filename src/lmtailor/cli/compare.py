@@ -55,8 +55,9 @@ def run(
     base, file = (None, source) if source is not None and source.endswith(PLAN) else (source, None)
     if file is not None and plan is not None:
         raise InputError(f"{file} and {plan} are both plans. Give one.")
-    chosen = _plan(plan if file is None else Path(file), base, settings)
-    task = _task(chosen, data, settings)
+    task = _given_task(data, settings)
+    chosen = _plan(plan if file is None else Path(file), base, settings, task)
+    task = task or _own_task(chosen, settings)
     choices.use_threads(machine)
     if base is None:
         _refuse_place(machine)
@@ -72,7 +73,7 @@ def run(
     _show(comparison)
 
 
-def _plan(file: Path | None, base: str | None, settings: Settings) -> "Plan | None":
+def _plan(file: Path | None, base: str | None, settings: Settings, task: "Task | None") -> "Plan | None":
     """The plan with the settings that are its own, if there is one.
 
     Raises:
@@ -83,7 +84,8 @@ def _plan(file: Path | None, base: str | None, settings: Settings) -> "Plan | No
 
     own = [text for text in settings if not text.startswith(TASK)]
     if file is not None:
-        return read_plan(file, overrides=own)
+        card = [text.removeprefix(TASK) for text in settings if text.startswith(TASK)]
+        return read_plan(file, overrides=own, task=task, card_overrides=card)
     if base is None:
         raise InputError("Give a plan (lmtailor compare plan.toml), or a base to compare all methods on.")
     if own:
@@ -91,16 +93,22 @@ def _plan(file: Path | None, base: str | None, settings: Settings) -> "Plan | No
     return None
 
 
-def _task(plan: "Plan | None", data: TaskOptions, settings: Settings) -> "Task | None":
-    """The task that options name, or the plan's if there are settings for its card; None: the plan's as it is."""
-    from lmtailor.cli.choices import TASK, the_task
+def _given_task(data: TaskOptions, settings: Settings) -> "Task | None":
+    """The task that options name; None: they name none."""
+    from lmtailor.cli.choices import the_task
 
     data = replace(data, shots=None)  # each run's seed draws its own
-    if data == _TASK and plan is not None and plan.task is not None:
-        if not any(text.startswith(TASK) for text in settings):
-            return None
-        data = TaskOptions(task=plan.task)
-    return the_task(data, settings, tell=False)
+    return None if data == _TASK else the_task(data, settings, tell=False)
+
+
+def _own_task(plan: "Plan | None", settings: Settings) -> "Task | None":
+    """The plan's task, if there are settings for its card; None: the plan's as it is."""
+    from lmtailor.cli.choices import TASK, the_task
+
+    card = None if plan is None else plan.task
+    if card is not None and not any(text.startswith(TASK) for text in settings):
+        return None
+    return the_task(TaskOptions(task=card), settings, tell=False)
 
 
 def _refuse_place(machine: MachineOptions) -> None:

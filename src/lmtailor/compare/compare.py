@@ -14,7 +14,7 @@ from lmtailor.compare.answers import check_measurable
 from lmtailor.compare.baseline import baseline_words
 from lmtailor.compare.cell import Runner, run_cell
 from lmtailor.compare.commands import Commands, commands
-from lmtailor.compare.default_plan import default_plan
+from lmtailor.compare.default_plan import default_plan, default_readout
 from lmtailor.compare.designs import all_positions
 from lmtailor.compare.folder import About, Folder
 from lmtailor.compare.leaderboard import Leaderboard, Row, Run, make_leaderboard
@@ -128,7 +128,7 @@ def compare(
     Raises:
         InputError: the plan does not fit base or task, the task has nothing to train or rank with, or `out` cannot be written.
     """
-    chosen = read_plan(plan) if isinstance(plan, str | Path) else plan
+    chosen = read_plan(plan, task=task) if isinstance(plan, str | Path) else plan
     task = _task(chosen, task)
     given = {_base_name(base): base} if isinstance(base, Base) else dict(base or {})
     if chosen is None:
@@ -139,7 +139,8 @@ def compare(
     if shots is not None:
         chosen = replace(chosen, budget=replace(chosen.budget, shots=shots))
     sources = {name: source for name, source in chosen.bases.items() if name not in given}
-    chosen = chosen.with_baseline(baseline_words(task.kind).name).resolved({**given, **sources})
+    chosen = chosen.with_baseline(baseline_words(task.kind).name).with_readout(default_readout(task))
+    chosen = chosen.resolved({**given, **sources})
     task = _measured(chosen, task)
     seen = budgeted(task, chosen.budget, chosen.cells[0].seeds[0])
     split = _ranking_split(seen)

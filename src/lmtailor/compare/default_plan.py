@@ -1,7 +1,8 @@
 """What to compare when no plan is given.
 
 The probe, every method there is, and prompting where model and labels allow it. Where answers are written, each cell writes every
-test text anew for each seed, which takes longer than its fit; so there it is a choice of methods, see `WRITING`.
+test text anew for each seed, which takes longer than its fit; so there it is a choice of methods, see `WRITING`. The readout is
+the usual one for tasks of the kind, see `default_readout`; a plan's cells that name none have it too.
 """
 
 from collections.abc import Iterator, Mapping
@@ -20,32 +21,32 @@ from lmtailor.readouts.conversation import Chat
 from lmtailor.readouts.demonstrations import Demonstrations
 from lmtailor.readouts.head import Head
 from lmtailor.readouts.labels import LabelSet
+from lmtailor.readouts.options import Options
 from lmtailor.readouts.readout import Readout
 from lmtailor.readouts.span import Span
 from lmtailor.readouts.tagging import Tags
 from lmtailor.readouts.text import Text
+from lmtailor.readouts.usual import usual_readout
 from lmtailor.readouts.verbalizer import Verbalizer
 from lmtailor.store.adapter import build_adapter
 from lmtailor.tasks.conversations import CONVERSATION
-from lmtailor.tasks.example import TaskKind
 from lmtailor.tasks.task import Task
 
 SHOTS = 4
 """Demonstrations of each label."""
 
+_PLAIN: Mapping[str, type[Head] | type[Tags] | type[Span]] = {"head": Head, "tags": Tags, "span": Span}
+
 WRITING: Mapping[str, Method] = {"LoRA": LoRA(), "prefix": Prefix(), "top layers": TopLayers()}
 """Cell → method, where answers are written: one that changes projections, one that stands before the input, one that replaces
 weights."""
 
-_READOUTS: Mapping[TaskKind, Readout] = {"labelling": Tags(), "span": Span()}
-"""Of kinds that no head answers."""
-
 
 def default_plan(base: Base, task: Task, *, name: str) -> Plan:
-    """All methods with a head, or in labelling tags and in spans their readout; prompts, if the base has an LM head.
+    """All methods with the usual readout of such tasks; prompts, if the base has an LM head.
 
-    In classification a verbalizer is asked zero-shot and with demonstrations. Where answers are written, all cells write:
-    zero-shot, and by the methods of `WRITING`.
+    In classification a verbalizer is asked zero-shot and with demonstrations, or where each example brings its own choices these
+    are scored. Where answers are written, all cells write: zero-shot, and by the methods of `WRITING`.
 
     Methods that this base does not take, and those that need settings, are left out; a plan of one's own can have them.
 
@@ -57,10 +58,17 @@ def default_plan(base: Base, task: Task, *, name: str) -> Plan:
     Raises:
         InputError: the base takes none of them, such as one that writes no text where answers are written.
     """
-    if task.kind == "generation":
-        build_adapter(base, Frozen(), proposed_text(task), LabelSet.of(task), None, task)  # else all cells would be left out
+    build_adapter(base, Frozen(), default_readout(task), LabelSet.of(task), None, task)  # else all cells would be left out
     cells = [cell for cell in _cells(base, task, name) if _fits(base, task, cell)]
     return Plan(cells=tuple(cells))
+
+
+def default_readout(task: Task) -> Readout:
+    """The usual readout of tasks of this kind, with what the card proposes for it."""
+    name = usual_readout(task)
+    if name == "options":
+        return Options(task.prompts[0].pattern, task.prompts[0].options)
+    return proposed_text(task) if task.kind == "generation" else _PLAIN[name]()
 
 
 def proposed_verbalizer(task: Task) -> Verbalizer | None:
@@ -87,18 +95,19 @@ def proposed_text(task: Task) -> Text | Chat:
 
 
 def _cells(base: Base, task: Task, name: str) -> Iterator[Cell]:
+    own = default_readout(task)
+    if isinstance(own, Text | Chat | Options):
+        yield Cell(name="zero-shot", base=name, readout=own)
+    else:
+        yield Cell(name="probe", base=name, readout=own, method=Frozen(), training=Training(epochs=20, batch_size=64))
     if task.kind == "generation":
-        text = proposed_text(task)
-        yield Cell(name="zero-shot", base=name, readout=text)
-        yield from (Cell(name=cell, base=name, readout=text, method=method) for cell, method in WRITING.items())
+        yield from (Cell(name=cell, base=name, readout=own, method=method) for cell, method in WRITING.items())
         return
-    own = _READOUTS.get(task.kind, Head())
-    yield Cell(name="probe", base=name, readout=own, method=Frozen(), training=Training(epochs=20, batch_size=64))
     for method_name, method in catalogue().items():
         settled = _settled(method)
         if settled is not None and method is not Frozen:
             yield Cell(name=method_name, base=name, readout=own, method=settled)
-    verbalizer = proposed_verbalizer(task)
+    verbalizer = None if isinstance(own, Options) else proposed_verbalizer(task)
     if verbalizer is not None and base.has_lm_head:
         yield Cell(name="zero-shot", base=name, readout=verbalizer)
         shown = Demonstrations(k=SHOTS, per_class=True)

@@ -18,7 +18,6 @@ from lmtailor.methods.method import Method
 from lmtailor.objectives.objective import Objective
 from lmtailor.objectives.supervised import Supervised
 from lmtailor.readouts.conversation import Chat
-from lmtailor.readouts.head import Head
 from lmtailor.readouts.options import Options
 from lmtailor.readouts.readout import Readout
 from lmtailor.readouts.registry import READOUTS, readout_name
@@ -93,7 +92,7 @@ class Cell:
     strategy: Strategy | None = None
     """A way of more than one fit; None: one fit, or none where nothing is trained."""
     readout: AnyReadout | None = None
-    """None: `Head()`, or a strategy's own choice."""
+    """None: the usual one of the task's kind (see `default_readout`), or a strategy's own choice."""
     method: Method | None = None
     """None: `Frozen()`, or a strategy's own choice."""
     training: Training | None = None
@@ -119,7 +118,7 @@ class Cell:
             raise InputError(f"The cell {self.name} needs at least 1 training example; found {self.examples}.")
         self._check_losses()
         if self.strategy is None:
-            defaults = (("readout", Head()), ("method", Frozen()), ("training", Training()), ("objective", Supervised()))
+            defaults = (("method", Frozen()), ("training", Training()), ("objective", Supervised()))
             for name, default in defaults:
                 object.__setattr__(self, name, default if getattr(self, name) is None else getattr(self, name))
         elif self.is_baseline:
@@ -149,7 +148,7 @@ class Cell:
 
     @property
     def readout_name(self) -> str:
-        """Of its readout; "" where a strategy chooses."""
+        """Of its readout; "" where it is left out."""
         if self.readout is None:
             return ""
         return MAJORITY if isinstance(self.readout, Majority) else readout_name(self.readout)
@@ -285,6 +284,12 @@ class Plan:
         if any(cell.name == name for cell in self.cells):
             raise InputError(f"A cell is named {name!r}, the name of the baseline. Rename it, or set baseline = false.")
         return replace(self, cells=(*self.cells, Cell(name=name, readout=Majority(), seeds=(0,))))
+
+    def with_readout(self, readout: Readout) -> "Plan":
+        """The plan in which the cells that leave their readout out, and have no strategy to choose one, have this one."""
+        lacking = [cell.readout is None and cell.strategy is None for cell in self.cells]
+        pairs = zip(self.cells, lacking, strict=True)
+        return replace(self, cells=tuple(replace(cell, readout=readout) if bare else cell for cell, bare in pairs))
 
     def resolved(self, bases: Mapping[str, object]) -> "Plan":
         """The plan in which every cell that needs a base, and the study, names one of these.

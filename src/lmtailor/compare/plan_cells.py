@@ -103,7 +103,7 @@ class CellReader:
         chosen_readout = partial(entries.chosen_readout, strategy=strategies[0][1] if len(strategies) == 1 else None)
         return {
             "base": self._choices(table.get("base"), f"{place}.base", entries.base_name),
-            "readout": self._choices(table.get("readout", "head" if plain else None), f"{place}.readout", chosen_readout),
+            "readout": self._choices(table.get("readout"), f"{place}.readout", chosen_readout),
             "method": self._choices(table.get("method", "frozen" if plain else None), f"{place}.method", entries.chosen_method),
             "training": self._choices(table.get("training"), f"{place}.training", entries.chosen_training),
             "strategy": strategies,

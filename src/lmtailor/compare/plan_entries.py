@@ -1,7 +1,7 @@
 """The entries of a plan's file: bases, methods, readouts, trainings, objectives and strategies, by name or in place."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from lmtailor.readouts.registry import get_readout
 from lmtailor.readouts.text import Text
 from lmtailor.readouts.verbalizer import Verbalizer
 from lmtailor.strategies.strategy import Strategy
-from lmtailor.tasks.card import load_task
+from lmtailor.tasks.task import Task
 
 PROMPT = "pattern_name"
 """Setting of a readout in a plan, instead of a pattern and its words, target or options: the name of a pattern of the card."""
@@ -35,12 +35,12 @@ _FOLDERS = ("source", "sources", "filler", "encoder", "mixture")
 class Entries:
     """What cells may name, and how they say it in place."""
 
-    def __init__(self, values: Mapping[str, object], *, task: Path | None, folder: Path, source: str) -> None:
+    def __init__(self, values: Mapping[str, object], *, task: Callable[[], Task] | None, folder: Path, source: str) -> None:
         """Read the tables of entries.
 
         Args:
             values: the whole plan.
-            task: its card, for patterns by name.
+            task: gives the data, for patterns by name; called only where some are named. None: nobody said what it is.
             folder: from which paths count.
             source: the file's name, for messages.
 
@@ -191,7 +191,7 @@ class Entries:
         if PROMPT in settings:
             settings = self._prompted(name, settings, place)
         if strategy is not None and strategy.finds and get_readout(name) is Verbalizer and self.task is not None:
-            settings = strategy.filled(settings, load_task(self.task))
+            settings = strategy.filled(settings, self.task())
         return name, from_mapping(get_readout(name), self._from_here(settings), path=place, source=self.source)
 
     def _prompted(self, name: str, settings: Mapping[str, object], place: str) -> dict[str, object]:
@@ -206,9 +206,10 @@ class Entries:
             )
         if self.task is None:
             raise InputError(
-                f"{place}.{PROMPT}{within(self.source)} is a pattern of the task's card, but the plan names no task."
+                f"{place}.{PROMPT}{within(self.source)} is a pattern of the task's card, but the plan names no task, and "
+                "none is given."
             )
-        found = load_task(self.task).prompt(wanted)
+        found = self.task().prompt(wanted)
         given = {key: value for key in _PROMPTED[cls] if (value := getattr(found, key))}
         rest = {key: value for key, value in settings.items() if key != PROMPT}
         return {"pattern": found.pattern, **given, **rest}

@@ -79,14 +79,16 @@ A cell with sizes is several cells, "LoRA · 50 examples" and so on. The leaderb
 a picture shows all of them. What is neither trained nor drawn, such as a prompt without demonstrations, runs once. Then
 `reference` may be "LoRA", which is its cell with the largest size.
 
-What a cell without strategy leaves out: the head as readout, the frozen method, `Training()`, the only base, the plan's seeds.
+What a cell without strategy leaves out: the usual readout of tasks of this kind, such as the head, the frozen method,
+`Training()`, the only base, the plan's seeds.
 The readout "majority" is the baseline; it is added by itself unless `baseline = false`.
 """
 
 import os
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 from lmtailor.compare.plan import Budget, Plan, StudyPlan
@@ -97,6 +99,8 @@ from lmtailor.core.settings import apply_overrides, from_mapping
 from lmtailor.core.typed import found
 from lmtailor.infer.decoding import Decoding
 from lmtailor.strategies.sensitivity import Sensitivity
+from lmtailor.tasks.card import load_task
+from lmtailor.tasks.task import Task
 
 _CELLS = "cells"
 _STUDY = "sensitivity"
@@ -117,12 +121,16 @@ class _Top:
     decoding: Decoding | None = None
 
 
-def read_plan(path: str | Path, *, overrides: Iterable[str] = ()) -> Plan:
+def read_plan(
+    path: str | Path, *, overrides: Iterable[str] = (), task: Task | None = None, card_overrides: Iterable[str] = ()
+) -> Plan:
     """Read a plan.
 
     Args:
         path: the TOML file.
         overrides: `key.path=value` texts that are set in it first, such as "budget.total_seconds=600".
+        task: the data, if it is not what the plan's card says.
+        card_overrides: likewise for the card, such as "limits.train=100"; see `load_task`.
 
     Raises:
         InputError: no file, no TOML, or something in it that is unknown or does not fit; the message names the place.
@@ -134,16 +142,26 @@ def read_plan(path: str | Path, *, overrides: Iterable[str] = ()) -> Plan:
         raise InputError(f"Cannot read the plan {file}: {error.strerror or error}.") from error
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise InputError(f"The plan {file} is not valid TOML: {error}.") from error
-    return plan_from_mapping(apply_overrides(values, overrides), folder=file.parent, source=file.name)
+    values = apply_overrides(values, overrides)
+    return plan_from_mapping(values, folder=file.parent, source=file.name, task=task, card_overrides=card_overrides)
 
 
-def plan_from_mapping(values: Mapping[str, object], *, folder: Path = Path(), source: str = "") -> Plan:
+def plan_from_mapping(
+    values: Mapping[str, object],
+    *,
+    folder: Path = Path(),
+    source: str = "",
+    task: Task | None = None,
+    card_overrides: Iterable[str] = (),
+) -> Plan:
     """A plan from tables.
 
     Args:
         values: as the module's docstring shows them.
         folder: from which paths count.
         source: the file's name, for messages.
+        task: as in `read_plan`.
+        card_overrides: likewise.
 
     Raises:
         InputError: something is unknown or does not fit.
@@ -154,8 +172,8 @@ def plan_from_mapping(values: Mapping[str, object], *, folder: Path = Path(), so
             raise InputError(f"{key}{within(source)} is not a key of a plan. {near(key, known)}")
     own = {key: value for key, value in values.items() if key in _Top.__dataclass_fields__}
     top = from_mapping(_Top, own, source=source)
-    task = None if top.task is None else Path(os.path.normpath(folder / Path(top.task).expanduser()))
-    entries = Entries(values, task=task, folder=folder, source=source)
+    card = None if top.task is None else Path(os.path.normpath(folder / Path(top.task).expanduser()))
+    entries = Entries(values, task=_data(card, task, tuple(card_overrides)), folder=folder, source=source)
     tables = values.get(_CELLS, [])
     if not isinstance(tables, Sequence) or isinstance(tables, str):
         raise InputError(f"cells{within(source)} must be tables, each under [[cells]]; found {found(tables)}.")
@@ -163,7 +181,7 @@ def plan_from_mapping(values: Mapping[str, object], *, folder: Path = Path(), so
     plan = Plan(
         cells=tuple(cell for number, table in enumerate(tables) for cell in reader.cells(table, f"cells[{number}]")),
         bases=entries.bases,
-        task=task,
+        task=card,
         metrics=top.metrics,
         budget=top.budget,
         reference=top.reference,
@@ -173,6 +191,13 @@ def plan_from_mapping(values: Mapping[str, object], *, folder: Path = Path(), so
         sensitivity=_study(values[_STUDY], entries) if _STUDY in values else None,
     )
     return plan.resolved(entries.bases) if entries.bases else plan
+
+
+def _data(card: Path | None, task: Task | None, overrides: tuple[str, ...]) -> Callable[[], Task] | None:
+    """What gives the data, which is read at most once; None where nobody says what it is."""
+    if task is not None:
+        return lambda: task
+    return None if card is None else cache(lambda: load_task(card, overrides=overrides))
 
 
 @dataclass(frozen=True, kw_only=True)

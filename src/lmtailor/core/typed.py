@@ -2,6 +2,7 @@
 
 import json
 import math
+import tomllib
 import types
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -218,13 +219,20 @@ def _split(text: str) -> list[Given]:
 
 
 def _object(value: object) -> object:
-    """Given text that is a JSON object, as a table; anything else as it is."""
-    if isinstance(value, Given) and value.startswith("{"):
+    """Given text that is a JSON object or an inline table of TOML, as a table; anything else as it is."""
+    if not (isinstance(value, Given) and value.startswith("{")):
+        return value
+    for read in (json.loads, _inline):
         try:
-            return json.loads(value)
-        except json.JSONDecodeError:
-            return value
+            return read(value)
+        except ValueError:
+            continue
     return value
+
+
+def _inline(text: str) -> object:
+    """An inline table such as {dev = 44}."""
+    return tomllib.loads(f"it = {text}")["it"]
 
 
 def init_fields(cls: type) -> dict[str, Field[Any]]:
