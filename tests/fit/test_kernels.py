@@ -1,12 +1,13 @@
 """A fit in bfloat16: how attention is computed, and what stays float32."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 
 from lmtailor.base.base import Base
+from lmtailor.fit import kernels as own
 from lmtailor.fit.callbacks.callback import Callback, Ended, Evaluated, Started, Stepped
 from lmtailor.fit.fit import fit
 from lmtailor.fit.kernels import SHORT, fast_kernels
@@ -14,6 +15,7 @@ from lmtailor.fit.training import Training
 from lmtailor.fit.unlabelled import Unlabelled
 from lmtailor.methods.lora import LoRA
 from lmtailor.readouts.batch import Encoded
+from lmtailor.readouts.readout import Readout
 from lmtailor.readouts.text import Text
 from lmtailor.readouts.verbalizer import Verbalizer
 from lmtailor.tasks.example import Example
@@ -83,7 +85,7 @@ class Kernels(Callback):
 
 def test_the_longest_sequence_of_a_fit_decides_wherever_it_comes_from(monkeypatch: pytest.MonkeyPatch) -> None:
     base = tiny_base("llama")
-    monkeypatch.setattr("lmtailor.fit.kernels.SHORT", 20)
+    monkeypatch.setattr(own, "SHORT", 20)
     words = Verbalizer("{about} it was {mask}", {"0": ("bad",), "1": ("good",)})
     rows = [{"about": "a good movie", "label": "1"}, {"about": "a bad book", "label": "0"}]
 
@@ -91,7 +93,7 @@ def test_the_longest_sequence_of_a_fit_decides_wherever_it_comes_from(monkeypatc
         kernels = Kernels(base)
         asked = Example(id="x", fields={"about": more if where == "watched" else "a"}, references=("good",))
         told: dict[str, Any] = {"watched": [Watched(name="w", examples=(asked,))]}
-        task, readout = TASK, Text("about {about}")
+        task, readout = TASK, cast(Readout, Text("about {about}"))
         if where == "unlabelled":
             texts = [{"about": "a"}, {"about": more}]
             task = Task.from_records(train=rows, unlabelled=texts, text="about", label="label")
