@@ -9,7 +9,9 @@ from lmtailor.core.errors import InputError
 from lmtailor.infer.decoding import Decoding
 from lmtailor.infer.evaluate import evaluate, plain_adapter, reference_perplexity
 from lmtailor.infer.predict import predict
+from lmtailor.infer.written_answers import write_answers
 from lmtailor.readouts.text import Text
+from lmtailor.tasks.example import Example
 from lmtailor.tasks.task import Task
 from tests.tiny import tiny_base
 
@@ -35,6 +37,28 @@ def test_an_answer_that_leaves_no_room_for_an_input_is_named_as_what_is_too_long
     with pytest.raises(InputError, match=r"16 tokens are to be written \(max_new_tokens\), but input and answer have 16"):
         predict(base, adapter, ["the cat is"], decoding=Decoding(max_new_tokens=16))
     assert predict(base, adapter, ["the cat is"], decoding=Decoding(max_new_tokens=2))[0].text is not None
+
+
+def test_where_nobody_says_how_much_is_written_the_readouts_length_does() -> None:
+    base = tiny_base("gpt2")
+    text = "the cat is so good and the book is so bad " * 3
+    for length, most in ((16, 8), (17, 8), (64, 32), (None, 64)):
+        adapter = plain_adapter(base, TASK, Text("{input}", max_length=length))
+        said = predict(base, adapter, [text], decoding=Decoding(max_new_tokens=most))
+        assert predict(base, adapter, [text]) == said
+        examples = [Example(id="x", fields={"input": text})]
+        (one,) = write_answers(base, [adapter], examples, slots=[0])
+        assert len(one.written.tokens) == most, "the tiny model never ends"
+    short, long = (plain_adapter(base, TASK, Text("{input}", max_length=length)) for length in (16, 32))
+    with pytest.raises(InputError, match=r"The adapters write \[8, 16\] tokens at most where nobody says how many"):
+        predict(base, [short, long], [text, text], rows=[0, 1])
+    assert len(predict(base, [short, long], [text, text], rows=[0, 1], decoding=Decoding(max_new_tokens=4))) == 2
+    with pytest.raises(InputError, match=r"64 tokens are to be written \(max_new_tokens\), but input and answer have 32"):
+        predict(base, long, [text], decoding=Decoding())
+    bart = tiny_base("bart")
+    adapter = plain_adapter(bart, TASK, Text("{input}", max_length=12))
+    (one,) = write_answers(bart, [adapter], [Example(id="x", fields={"input": text})], slots=[0])
+    assert len(one.written.tokens) <= 12
 
 
 def test_what_cannot_be_measured_is_refused_before_it_is_written() -> None:

@@ -88,14 +88,13 @@ def run(  # noqa: PLR0913 - every argument is an option
         seed: Of the draws.
         machine: How the base is loaded.
     """
-    from lmtailor.cli import choices, texts
-    from lmtailor.infer.decoding import Decoding
+    from lmtailor.cli import answering, choices, texts
 
     if source.prompt and (source.file is not None or source.json):
         raise InputError("Prompts are given as options; leave --file and --json out.")
     if source.file is not None and source.json:
         raise InputError("--json is for stdin; a file of records ends in .jsonl.")
-    decoding = Decoding(**vars(writing), seed=seed)
+    decoding = answering.the_decoding(writing, seed)
     loaded = choices.the_base(base, machine)
     adapters = () if adapter is None else (choices.the_adapter(adapter, loaded, any_base=any_base),)
     live = say.in_terminal() if output == "auto" else output == "text"
@@ -135,7 +134,13 @@ def _prompts(stack: ExitStack, source: PromptOptions, columns: tuple[str, ...]) 
 
 
 def _write(
-    base: "Base", adapters: "Sequence[Adapter]", chunk: "Sequence[Asked]", decoding: "Decoding", batch_size: int, *, live: bool
+    base: "Base",
+    adapters: "Sequence[Adapter]",
+    chunk: "Sequence[Asked]",
+    decoding: "Decoding | None",
+    batch_size: int,
+    *,
+    live: bool,
 ) -> None:
     """Write behind some prompts: the text as it comes, or a line of JSON for each."""
     if live:
@@ -152,7 +157,7 @@ def _written(
     base: "Base",
     adapters: "Sequence[Adapter]",
     chunk: "Sequence[Asked]",
-    decoding: "Decoding",
+    decoding: "Decoding | None",
     batch_size: int,
     *,
     stream: "Stream | None" = None,
@@ -161,6 +166,7 @@ def _written(
     """What is written behind prompts, and behind what the adapter's pattern makes of rows; in their order."""
     from lmtailor.cli import results
     from lmtailor.cli.prompts import Row
+    from lmtailor.infer.decoding import Decoding
     from lmtailor.infer.generate import generate_prompts
     from lmtailor.infer.variants import beyond
     from lmtailor.infer.written_answers import write_answers
@@ -188,7 +194,7 @@ def _written(
         else:
             prompts = [one for one in own if not isinstance(one, Row)]
             out += generate_prompts(
-                base, adapters, prompts, decoding=decoding, batch_size=batch_size, stream=stream, progress=tell
+                base, adapters, prompts, decoding=decoding or Decoding(), batch_size=batch_size, stream=stream, progress=tell
             )
     return out
 

@@ -207,7 +207,7 @@ def evaluate(  # noqa: PLR0913 - every argument is a choice of its own
         readout: zero-shot or few-shot prompting.
         split: name of a split, out-of-domain sets included.
         batch_size: examples in a batch.
-        decoding: how text is written, by a `Text` readout; None: greedily, 64 tokens at most.
+        decoding: how text is written, by a `Text` readout; None: greedily, 64 tokens at most, or as its length allows.
         seed: of the bootstrap, and of what the readout draws.
         progress: called with examples done and of how many.
 

@@ -65,7 +65,7 @@ def predict(
         inputs: texts; pairs as tuples; or mappings by column.
         rows: for each input the index of its adapter. Inputs of different adapters share batches.
         batch_size: inputs in a batch.
-        decoding: how text is written, where the adapters write; None: greedily, 64 tokens at most.
+        decoding: how text is written, where the adapters write; None: greedily, 64 tokens at most, or as its length allows.
         first: number of the first input; what is drawn for an input depends on its number, so whoever asks in parts counts on.
         progress: called with what is done and of how many: inputs, or each window or prompt that is run for one.
 

@@ -1,7 +1,7 @@
 """Answers that adapters write: `Text` readouts, of one adapter or of several in the same batches."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lmtailor.base.base import Base
 from lmtailor.core.errors import InputError
@@ -45,23 +45,29 @@ def write_answers(  # noqa: PLR0913 - every argument is a choice of its own
         adapters: their readouts are all `Text`.
         examples: what to answer.
         slots: for each example the index of its adapter.
-        decoding: how text is written; None: greedily, 64 tokens at most.
+        decoding: how text is written; None: see `unasked`.
         batch_size: examples in a batch.
         numbers: of the examples, which name their draws and their texts in the stream; None: counted from 0.
         stream: called with an example's number and the next piece of its text, as it comes.
         progress: told after every batch.
 
     Raises:
-        InputError: an adapter that does not write, adapters whose texts end with different tokens, or no room for
-            `max_new_tokens` behind an input or in a decoder.
+        InputError: an adapter that does not write, adapters whose texts end with different tokens, or have different room where
+            nobody says how much, or no room for `max_new_tokens` behind an input or in a decoder.
     """
-    how = Decoding() if decoding is None else decoding
     readings = [_reading(i, adapter) for i, adapter in enumerate(adapters)]
     ends = {reading.end for reading in readings}
     if len(ends) > 1:
         raise InputError(
             "The adapters end their texts with different tokens (one is of a chat, one is not), and a batch has one "
             "rule. Ask them apart."
+        )
+    how, *others = dict.fromkeys(map(unasked, readings)) if decoding is None else [decoding]
+    if others:
+        found = sorted({one.max_new_tokens for one in (how, *others)})
+        raise InputError(
+            f"The adapters write {found} tokens at most where nobody says how many, and a batch has one rule. Say "
+            "max_new_tokens, or ask them apart."
         )
     for adapter in adapters:
         check_decoder_room(base, adapter.edits, how.max_new_tokens)
@@ -77,6 +83,15 @@ def write_answers(  # noqa: PLR0913 - every argument is a choice of its own
     )
     written = writer.write(adapters, slots, items, progress)
     return [WrittenAnswer(text=one.text.strip(), written=one, cut=item.cut) for one, item in zip(written, items, strict=True)]
+
+
+def unasked(reading: TextReading) -> Decoding:
+    """How an adapter writes where nobody says: greedily, and 64 tokens at most.
+
+    Less if its readout takes less: half of what it takes where the input is in it too.
+    """
+    room, usual = reading.pieces.limit, Decoding()
+    return replace(usual, max_new_tokens=max(1, min(usual.max_new_tokens, room // 2 if reading.begins else room)))
 
 
 def refuse_decoding(decoding: Decoding | None) -> None:
