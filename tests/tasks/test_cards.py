@@ -19,7 +19,14 @@ OTHERS = {
     "snli": {"official_dev": 9842, "official_test": 9824},
     "webnlg2017": {"seen": 971, "unseen": 891},
 }
-TEXTS = {"e2e": 9365, "webnlg2017": 18025 + 2258 + 4928, "samsum": 818 + 819, "xsum": 1000, "alpaca_sample": 999}
+TEXTS = {
+    "e2e": 9365,
+    "webnlg2017": 18025 + 2258 + 4928,
+    "samsum": 818 + 819,
+    "xsum": 1000,
+    "alpaca_sample": 999,
+    "squad11_text": 11282 + 595 + 17778,
+}
 
 
 def folder_of(card: str, shared: Path) -> Path:

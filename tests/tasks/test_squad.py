@@ -75,6 +75,17 @@ def test_rows_of_both_shapes_are_the_same() -> None:
     assert listed.split("unlabelled").examples[0].starts == ()
 
 
+def test_answers_are_texts_to_be_written_where_the_task_is_generation() -> None:
+    rows: list[dict[str, object]] = [
+        {"q": "a", "answers": [{"text": "Müller", "answer_start": 5}]},
+        {"q": "b", "answers": {"text": ["5"], "answer_start": [3]}},
+    ]
+    task = Task.from_records(train=rows, text="q", label="answers", kind="generation")
+    assert [(one.references, one.starts) for one in task.split("train")] == [(("Müller",), ()), (("5",), ())]
+    with pytest.raises(DataError, match="1 of 1 rows have no text to be written"):
+        Task.from_records(train=[{"q": "a", "answers": [{"text": "Müller"}]}], text="q", label="answers", kind="generation")
+
+
 Change = Callable[[dict[str, Any]], Any]
 
 

@@ -47,9 +47,10 @@ use = ["asked", "told"]                  # without it: all that are patterns
 
 Other kinds say the same with the columns that they have:
 
-generation   `label` is the text to be written, or a list of texts; rows of the same texts are one example with all
-             their references. A pattern is the input alone, `target` what is written behind it: text = "Data: {mr}\nText:" and
-             target = " {ref}". Without a target it is the reference (see `Text`); the first pattern is the one taken.
+generation   `label` is the text to be written, or a list of texts, or SQuAD's answers; rows of the same texts are one
+             example with all their references. A pattern is the input alone, `target` what is written behind it:
+             text = "Data: {mr}\nText:" and target = " {ref}". Without a target it is the reference (see `Text`); the first
+             pattern is the one taken.
              references = { train = 1 } keeps the first reference of each example alone.
              With chat = true and no [columns], rows are conversations (messages, ShareGPT's) or instructions (Alpaca's).
 labelling    `text` is the words and `label` their tags, with one space between or as lists; `labels` are the tags. Without

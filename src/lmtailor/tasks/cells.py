@@ -68,13 +68,13 @@ def label_cells(table: Table, column: str, kind: TaskKind, label_map: Mapping[st
 
 
 def reference_cells(table: Table, column: str) -> list[tuple[str, ...]]:
-    """The texts that would be right, for each row: the cell's own, or those of a list of texts.
+    """The texts that would be right, for each row: the cell's own, those of a list of texts, or those of SQuAD's answers.
 
     Raises:
         DataError: the column is not there, or a cell has no text, an empty one, or what is no text.
     """
     cells = table.column(column)
-    found = [tuple(cell) if isinstance(cell, list | tuple) else (cell,) for cell in cells]
+    found = [_texts(cell) for cell in cells]
     bad = [row for row, own in enumerate(found) if not own or not all(isinstance(one, str) and one.strip() for one in own)]
     if bad:
         raise DataError(
@@ -86,6 +86,13 @@ def reference_cells(table: Table, column: str) -> list[tuple[str, ...]]:
     if broken:
         raise DataError(f"{table.source}: column {column!r} holds surrogates, which are no characters, in {table.where(broken)}.")
     return texts
+
+
+def _texts(cell: object) -> tuple[object, ...]:
+    """What a cell of references holds."""
+    if (span := _span(cell)) is not None:
+        return span[0]
+    return tuple(cell) if isinstance(cell, list | tuple) else (cell,)
 
 
 def word_cells(table: Table, column: str, what: str) -> list[tuple[str, ...]]:
