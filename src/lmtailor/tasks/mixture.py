@@ -25,6 +25,7 @@ from lmtailor.tasks.card import load_task
 from lmtailor.tasks.example import Example, Split
 from lmtailor.tasks.mixing import Mixing, counts_of, draws
 from lmtailor.tasks.mixture_file import Entry, Lists, MixtureFile, Source, read_mixture
+from lmtailor.tasks.overlap import standing_in
 from lmtailor.tasks.prompt import Prompt
 from lmtailor.tasks.task import Task
 from lmtailor.tasks.templates.collection import read_templates
@@ -288,19 +289,12 @@ def _unclear_note(name: str, unclear: Sequence[Example], count: int) -> str:
 
 def _overlaps(train: Split, held: Sequence[_Member]) -> Iterator[str]:
     """Notes on held-out examples whose texts all stand in one input that is learned from."""
-    inputs = [_plain(example.fields[INPUT]) for example in train]
-    everything = "\n".join(inputs)
+    inputs = [example.fields[INPUT] for example in train]
     for member in held:
         split = _held_split(member)
-        texts = [[_plain(example.fields[column]) for column in member.task.text] for example in split]
-        likely = [own for own in texts if all(text in everything for text in own)]
-        shared = sum(any(all(text in one for text in own) for one in inputs) for own in likely)
+        shared = standing_in(inputs, split, member.task.text)
         if shared:
             yield (
                 f"{member.name}, held out: {shared} of {len(split)} examples of {split.name} stand in what is learned from: "
                 "scores on them mean less."
             )
-
-
-def _plain(text: str) -> str:
-    return " ".join(text.split())
