@@ -2,6 +2,7 @@
 
 import io
 import json
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -139,11 +140,41 @@ def test_generate_puts_columns_into_the_pattern_and_takes_prompts_as_they_are(
     assert "The adapter reads about." in answered([{"abut": "a"}]).errors[0]
 
 
-def test_options_of_writing_are_refused_where_nothing_is_written(lmtailor: Command, encoder: Path, data: Path) -> None:
-    words = ("eval", encoder, "--task", data / "card.toml", "--readout", "verbalizer", "--beams", 2)
-    done = lmtailor(*words)
-    assert done.code == 2
-    assert "says how text is written" in done.errors[0]
+def test_options_of_writing_are_refused_where_nothing_is_written(
+    lmtailor: Command, encoder: Path, data: Path, tmp_path: Path
+) -> None:
+    words = ("--task", data / "card.toml", "--beams", 2)
+    for verb in (("eval", "--readout", "verbalizer"), ("fit", "--method", "lora"), ("compare",)):
+        done = lmtailor(*verb, encoder, *words, *(() if verb[0] == "eval" else ("--out", tmp_path / "out")))
+        assert done.code == 2
+        assert "says how text is written" in done.errors[0]
+        assert not (tmp_path / "out").exists()
+
+
+def test_fit_scores_what_is_written_as_asked(lmtailor: Command, decoder: Path, files: Path, tmp_path: Path) -> None:
+    writing = ("--beams", 2, "--max-new-tokens", 2, "--stop", "was")
+    words = ("--task", files / "card.toml", "--set", "task.metrics=rouge_l")
+    done = lmtailor("fit", decoder, *words, "--method", "lora", *SHORT, *writing, "--out", tmp_path / "out")
+    assert done.code == 0, done.err
+    scores = json.loads(lmtailor("eval", decoder, tmp_path / "out", *words, *writing, "--json").out)["scores"]["test"]
+    (told,) = (line.split("\t") for line in done.out.splitlines() if line.startswith("test\t"))
+    assert told[2] == f"{scores['rouge_l']['value']:.4f}"
+    plain = json.loads(lmtailor("eval", decoder, tmp_path / "out", *words, "--json").out)["scores"]["test"]
+    assert plain != scores, "these options make a difference"
+    (command,) = (line.strip() for line in done.out.splitlines() if line.strip().startswith("lmtailor predict"))
+    assert command.endswith("--max-new-tokens 2 --beams 2 --stop was")
+    assert lmtailor(*shlex.split(command)[1:]).code == 0
+
+
+def test_compare_writes_as_asked_instead_of_as_planned(lmtailor: Command, decoder: Path, files: Path, tmp_path: Path) -> None:
+    plan = tmp_path / "plan.toml"
+    plan.write_text('seeds = [0]\n[decoding]\nmax_new_tokens = 9\n[[cells]]\nname = "zero-shot"\n', encoding="utf-8")
+    words = ("compare", decoder, "--plan", plan, "--task", files / "card.toml", "--set", "task.metrics=rouge_l")
+    done = lmtailor(*words, "--max-new-tokens", 3, "--out", tmp_path / "out")
+    assert done.code == 0, done.err
+    (file,) = (tmp_path / "out" / "runs").glob("zero-shot*/seed-0/record.json")
+    record = json.loads(file.read_text())
+    assert record["settings"]["decoding"]["max_new_tokens"] == 3
 
 
 def test_compare_two_cells_with_two_seeds(lmtailor: Command, decoder: Path, files: Path, tmp_path: Path) -> None:

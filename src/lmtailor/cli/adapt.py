@@ -1,10 +1,18 @@
 """`lmtailor adapt`."""
 
 from lmtailor.cli import say
-from lmtailor.cli.options import MachineOptions, OutputOptions, ReadoutOptions, Settings, TaskOptions, TrainingOptions
+from lmtailor.cli.options import (
+    MachineOptions,
+    OutputOptions,
+    ReadoutOptions,
+    Settings,
+    TaskOptions,
+    TrainingOptions,
+    WritingOptions,
+)
 
 _TASK, _ANSWER, _TRAINING = TaskOptions(), ReadoutOptions(), TrainingOptions()
-_OUTPUT, _MACHINE = OutputOptions(), MachineOptions()
+_OUTPUT, _MACHINE, _WRITING = OutputOptions(), MachineOptions(), WritingOptions()
 
 
 def run(  # noqa: PLR0913 - every argument is an option
@@ -17,6 +25,7 @@ def run(  # noqa: PLR0913 - every argument is an option
     data: TaskOptions = _TASK,
     answer: ReadoutOptions = _ANSWER,
     training: TrainingOptions = _TRAINING,
+    writing: WritingOptions = _WRITING,
     output: OutputOptions = _OUTPUT,
     machine: MachineOptions = _MACHINE,
 ) -> None:
@@ -39,16 +48,18 @@ def run(  # noqa: PLR0913 - every argument is an option
         data: What the task is.
         answer: How the base answers, if not as the strategy chooses. What the strategy searches for can be left out.
         training: How to train, if not as the strategy chooses.
+        writing: How text is written where test splits are scored, by what writes. --seed is that of its draws too.
         output: What is written.
         machine: How the base is loaded.
     """
-    from lmtailor.cli import choices, fitting
+    from lmtailor.cli import answering, choices, fitting
     from lmtailor.strategies import strategy_class
     from lmtailor.strategies.adapt import adapt
 
     strategy_class(strategy)  # a wrong name is told before the data is read
     task = choices.the_task(data, settings, seed=training.seed)
     chosen = choices.the_strategy(task, strategy, method, answer, training, settings)
+    decoding = answering.the_decoding(writing, training.seed, task)
     out = fitting.place(output, task, strategy)
     before = fitting.age(out)
     loaded = choices.the_base(base, machine)
@@ -64,6 +75,6 @@ def run(  # noqa: PLR0913 - every argument is an option
             overwrite=output.overwrite,
         )
     fitting.tell_kept(out, before, "work", "done")
-    fitting.show_scores(loaded, task, adapter)
+    fitting.show_scores(loaded, task, adapter, decoding)
     fitting.show_search(adapter)
-    fitting.show_adapter(adapter, out, choices.predict_command(base, out, adapter, task, machine))
+    fitting.show_adapter(adapter, out, choices.predict_command(base, out, adapter, task, machine, decoding))

@@ -42,13 +42,19 @@ def readout_settings(task: Task, options: ReadoutOptions, strategy: Strategy | N
     return {}
 
 
-def the_decoding(writing: WritingOptions, seed: int) -> Decoding | None:
+def the_decoding(writing: WritingOptions, seed: int, task: Task | None = None) -> Decoding | None:
     """How text is written; None where nobody says it.
 
     Raises:
-        InputError: options out of range, or that would be ignored.
+        InputError: options out of range, or that would be ignored, such as any in a task of another kind.
     """
-    return None if writing == WritingOptions() else Decoding(**vars(writing), seed=seed)
+    if writing == WritingOptions():
+        return None
+    if task is not None and task.kind != "generation":
+        raise InputError(
+            f"An option such as --max-new-tokens says how text is written; {task.name} is a task of {task.kind}. Leave it out."
+        )
+    return Decoding(**vars(writing), seed=seed)
 
 
 def _text(task: Task, options: ReadoutOptions) -> dict[str, object]:

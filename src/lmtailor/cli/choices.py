@@ -13,6 +13,7 @@ from lmtailor.base.load import DTypeName, load_base
 from lmtailor.cli import say
 from lmtailor.cli.answering import readout_name_of, readout_settings
 from lmtailor.cli.options import LossOptions, MachineOptions, ReadoutOptions, TaskOptions, TrainingOptions
+from lmtailor.compare.commands import decoding_flags
 from lmtailor.core.errors import InputError, near
 from lmtailor.core.settings import apply_overrides, from_mapping, resolve_name
 from lmtailor.core.typed import init_fields
@@ -20,6 +21,7 @@ from lmtailor.fit.soft_labels import SoftLabels
 from lmtailor.fit.teacher import check_soft_source, soft_labels_from
 from lmtailor.fit.training import Training
 from lmtailor.fit.unlabelled import Unlabelled
+from lmtailor.infer.decoding import Decoding
 from lmtailor.methods import method_class
 from lmtailor.methods.method import Method
 from lmtailor.methods.union import Union
@@ -241,7 +243,9 @@ def the_readout(task: Task, answer: ReadoutOptions, settings: Sequence[str]) -> 
     return readout
 
 
-def predict_command(base: str, folder: Path, adapter: Adapter, task: Task, machine: MachineOptions) -> str:
+def predict_command(
+    base: str, folder: Path, adapter: Adapter, task: Task, machine: MachineOptions, decoding: Decoding | None
+) -> str:
     """How to predict with an adapter, with texts of the task's data.
 
     Args:
@@ -250,6 +254,7 @@ def predict_command(base: str, folder: Path, adapter: Adapter, task: Task, machi
         adapter: what is in it.
         task: its data.
         machine: how the base was loaded.
+        decoding: how text was written; None: as is done unasked.
     """
     examples = (example for split in task.splits.values() for example in split)
     reading = adapter.reading
@@ -262,7 +267,7 @@ def predict_command(base: str, folder: Path, adapter: Adapter, task: Task, machi
     changed = [name for name in ("dtype", "device", "revision") if getattr(machine, name) != getattr(default, name)]
     words = [word for name in changed for word in (f"--{name}", str(getattr(machine, name)))]
     remote = ["--trust-remote-code"] if machine.trust_remote_code else []
-    return shlex.join(["lmtailor", "predict", base, str(folder), *texts, *words, *remote])
+    return shlex.join(["lmtailor", "predict", base, str(folder), *texts, *words, *remote, *decoding_flags(decoding)])
 
 
 def _stands(text: str) -> bool:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lmtailor.cli import say
-from lmtailor.cli.options import MachineOptions, Settings, TaskOptions
+from lmtailor.cli.options import MachineOptions, Settings, TaskOptions, WritingOptions
 from lmtailor.core.errors import InputError, TrainingError
 
 if TYPE_CHECKING:
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from lmtailor.compare.plan import Plan
     from lmtailor.tasks.task import Task
 
-_TASK, _MACHINE = TaskOptions(), MachineOptions()
+_TASK, _MACHINE, _WRITING = TaskOptions(), MachineOptions(), WritingOptions()
 PLAN = ".toml"
 
 
@@ -26,6 +26,7 @@ def run(
     settings: Settings = (),
     no_retry: bool = False,
     data: TaskOptions = _TASK,
+    writing: WritingOptions = _WRITING,
     machine: MachineOptions = _MACHINE,
 ) -> None:
     """Run a plan of routes to one task, and report which to use.
@@ -47,9 +48,10 @@ def run(
             task.limits.train=500.
         no_retry: Leave runs that failed before as they are.
         data: What the task is.
+        writing: How text is written, by what writes, instead of the plan's [decoding].
         machine: How the base is loaded.
     """
-    from lmtailor.cli import choices
+    from lmtailor.cli import answering, choices
     from lmtailor.compare.compare import compare
 
     base, file = (None, source) if source is not None and source.endswith(PLAN) else (source, None)
@@ -66,6 +68,7 @@ def run(
         task,
         plan=chosen,
         shots=data.shots,
+        decoding=answering.the_decoding(writing, 0),
         out=out,
         retry=not no_retry,
         console=say.stderr(),

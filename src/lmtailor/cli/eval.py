@@ -127,8 +127,8 @@ def _score_model(
 
     if adapter is not None and (answer != _ANSWER or any(not text.startswith(choices.TASK) for text in wish.settings)):
         raise InputError(f"The adapter {adapter} has a readout of its own. Leave it out, or the readout and its settings.")
-    decoding = answering.the_decoding(wish.writing, wish.seed)
     task = choices.the_task(data, wish.settings, seed=wish.seed)
+    decoding = answering.the_decoding(wish.writing, wish.seed, task)
     splits = list(map(task.split, wish.split))
     readout = choices.the_readout(task, answer, wish.settings) if adapter is None else None
     loaded = choices.the_base(base, machine)

@@ -9,10 +9,11 @@ from lmtailor.cli.options import (
     Settings,
     TaskOptions,
     TrainingOptions,
+    WritingOptions,
 )
 
 _TASK, _ANSWER, _TRAINING, _LOSS = TaskOptions(), ReadoutOptions(), TrainingOptions(), LossOptions()
-_OUTPUT, _MACHINE, _MIXTURE = OutputOptions(), MachineOptions(), MixtureOptions()
+_OUTPUT, _MACHINE, _MIXTURE, _WRITING = OutputOptions(), MachineOptions(), MixtureOptions(), WritingOptions()
 
 
 def run(  # noqa: PLR0913 - every argument is an option
@@ -26,6 +27,7 @@ def run(  # noqa: PLR0913 - every argument is an option
     answer: ReadoutOptions = _ANSWER,
     training: TrainingOptions = _TRAINING,
     loss: LossOptions = _LOSS,
+    writing: WritingOptions = _WRITING,
     output: OutputOptions = _OUTPUT,
     machine: MachineOptions = _MACHINE,
 ) -> None:
@@ -50,16 +52,18 @@ def run(  # noqa: PLR0913 - every argument is an option
         answer: How the base answers.
         training: How to train.
         loss: What is minimised.
+        writing: How text is written where test splits are scored, by what writes. --seed is that of its draws too.
         output: What is written.
         machine: How the base is loaded.
     """
-    from lmtailor.cli import choices, fitting, mixtures
+    from lmtailor.cli import answering, choices, fitting, mixtures
     from lmtailor.fit.fit import fit
 
     choices.method_classes(method)  # told before the data is read
     learned = mixtures.the_data(blend, data, settings, seed=training.seed)
     task, chosen = learned.task, choices.the_choices(learned.task, method, answer, training, loss, learned.settings)
     out = fitting.place(output, task, method)
+    decoding = answering.the_decoding(writing, training.seed, task)
     loaded, before = choices.the_base(base, machine), fitting.age(out)
     adapter = fit(
         loaded,
@@ -73,5 +77,5 @@ def run(  # noqa: PLR0913 - every argument is an option
         overwrite=output.overwrite,
     )
     fitting.tell_kept(out, before, "fit", "trained")
-    fitting.show_scores(loaded, task, adapter)
-    fitting.show_adapter(adapter, out, choices.predict_command(base, out, adapter, task, machine))
+    fitting.show_scores(loaded, task, adapter, decoding)
+    fitting.show_adapter(adapter, out, choices.predict_command(base, out, adapter, task, machine, decoding))

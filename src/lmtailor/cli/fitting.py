@@ -12,15 +12,16 @@ from lmtailor.core.errors import InputError
 from lmtailor.fit.callbacks.callback import Callback
 from lmtailor.fit.callbacks.console import ConsoleCallback
 from lmtailor.fit.callbacks.jsonl import JsonlCallback
+from lmtailor.infer.decoding import Decoding
 from lmtailor.store.adapter import Adapter
 from lmtailor.tasks.task import Task
 
 
-def show_scores(base: Base, task: Task, adapter: Adapter) -> None:
-    """Scores on dev as the fit measured them, on all test sets, and on held-out tasks."""
+def show_scores(base: Base, task: Task, adapter: Adapter, decoding: Decoding | None) -> None:
+    """Scores on dev as the fit measured them, on all test sets, written as asked, and on held-out tasks."""
     scores = dict(adapter.scores)
     for name in (name for name in ("test", *task.ood) if name in task.splits):
-        scores[name] = results.score_split(base, task, adapter, name)
+        scores[name] = results.score_split(base, task, adapter, name, decoding=decoding)
     results.show_scores(scores)
     _show_held_out(adapter)
 

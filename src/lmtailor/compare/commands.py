@@ -48,13 +48,10 @@ def commands(board: Leaderboard, runs: Sequence[Run], cell: str, folder: Path) -
     texts = " ".join(map(shlex.quote, example.values()))
     known = repr(example if len(columns) > 1 else example[columns[0]])
     source, flag = ("rows.csv", "--file ") if len(columns) > 1 else ("texts.txt", "< ")
-    how = _writing(best)
-    flags = "".join(
-        f" --{name.replace('_', '-')} {shlex.quote(str(one))}"
-        for name, value in how.items()
-        for one in (value if isinstance(value, tuple) else (value,))
-    )
-    decoding = f"Decoding({', '.join(f'{name}={value!r}' for name, value in how.items())})"
+    held = best.record.settings.get("decoding")
+    decoding = from_mapping(Decoding, held) if isinstance(held, dict) else None
+    flags = "".join(f" {shlex.quote(word)}" for word in decoding_flags(decoding))
+    how = f"Decoding({', '.join(f'{name}={value!r}' for name, value in asked.items())})" if (asked := _asked(decoding)) else ""
     return Commands(
         cell=cell,
         seed=best.record.seed,
@@ -69,7 +66,7 @@ def commands(board: Leaderboard, runs: Sequence[Run], cell: str, folder: Path) -
                 "",
                 f"base = lt.load_base({base!r})",
                 f"adapter = lt.load_adapter({adapter!r}, base)",
-                f"print(lt.predict(base, adapter, [{known}]{f', decoding={decoding}' if how else ''}))",
+                f"print(lt.predict(base, adapter, [{known}]{f', decoding={how}' if how else ''}))",
             )
         ),
     )
@@ -87,10 +84,15 @@ def _columns(adapter: Path) -> tuple[str, ...]:
     return columns_read(readout, found.labels)
 
 
-def _writing(run: Run) -> dict[str, object]:
-    """How the run wrote text, as far as it is not what is done unasked; nothing where it wrote none."""
-    held = run.record.settings.get("decoding")
-    how = from_mapping(Decoding, held) if isinstance(held, dict) else Decoding()
+def decoding_flags(decoding: Decoding | None) -> list[str]:
+    """Words of a command that make it write so; none where that is done unasked."""
+    asked = [(name, value if isinstance(value, tuple) else (value,)) for name, value in _asked(decoding).items()]
+    return [word for name, values in asked for one in values for word in (f"--{name.replace('_', '-')}", str(one))]
+
+
+def _asked(decoding: Decoding | None) -> dict[str, object]:
+    """The settings that are not what is done unasked."""
+    how = decoding or Decoding()
     return {one.name: value for one in fields(how) if (value := getattr(how, one.name)) != one.default}
 
 

@@ -30,6 +30,7 @@ from lmtailor.compare.study import Study, check_study, kept_studies, run_studies
 from lmtailor.compare.table import show
 from lmtailor.core.errors import InputError
 from lmtailor.core.files import alone, write_text
+from lmtailor.infer.decoding import Decoding
 from lmtailor.tasks.card import load_task
 from lmtailor.tasks.task import Task
 
@@ -99,12 +100,13 @@ class Comparison:
         show(console or Console(), self.leaderboard, self.recommendation)
 
 
-def compare(
+def compare(  # noqa: PLR0913 - every argument is a choice of its own
     base: Base | Mapping[str, Base] | None = None,
     task: Task | None = None,
     *,
     plan: Plan | str | Path | None = None,
     shots: int | None = None,
+    decoding: Decoding | None = None,
     out: str | Path = "comparison",
     retry: bool = True,
     console: Console | None = None,
@@ -120,6 +122,7 @@ def compare(
         task: the data; None: the plan's.
         plan: a plan or the file of one; None: every method there is, see `default_plan`.
         shots: examples of each label to train on, instead of the plan's `budget.shots`.
+        decoding: how text is written, instead of the plan's.
         out: folder for adapters, records and report.
         retry: whether runs that failed before are tried again.
         console: where progress is shown; None: the terminal.
@@ -138,6 +141,8 @@ def compare(
         chosen = default_plan(only, task if shots is None else task.few_shot(shots), name=name)
     if shots is not None:
         chosen = replace(chosen, budget=replace(chosen.budget, shots=shots))
+    if decoding is not None:
+        chosen = replace(chosen, decoding=decoding)
     sources = {name: source for name, source in chosen.bases.items() if name not in given}
     chosen = chosen.with_baseline(baseline_words(task.kind).name).with_readout(default_readout(task))
     chosen = chosen.resolved({**given, **sources})
@@ -196,12 +201,12 @@ def _measured(plan: Plan, task: Task) -> Task:
     """The task with the plan's metrics, if it names any.
 
     Raises:
-        InputError: `decoding` where nothing is written.
+        InputError: a decoding where nothing is written.
     """
     if plan.metrics:
         task = replace(task, metrics=plan.metrics)
     if plan.decoding is not None and task.kind != "generation":
-        raise InputError(f"[decoding] says how text is written, and the task {task.name} is of {task.kind}. Leave it out.")
+        raise InputError(f"A decoding says how text is written, and the task {task.name} is of {task.kind}. Leave it out.")
     return task
 
 
