@@ -49,6 +49,13 @@ def test_columns_of_a_file(tmp_path: Path) -> None:
     assert table.lines == [3, 6]
 
 
+def test_a_no_break_space_is_part_of_a_word(tmp_path: Path) -> None:
+    path = tmp_path / "a.conll"
+    path.write_text("10\u00a0000 B-X\nEU  O \n", encoding="utf-8")
+    table = read_table(path, Format(delimiter=" "))
+    assert dict(table.columns) == {"text": ["10\u00a0000 EU"], "tags": ["B-X O"]}
+
+
 @pytest.mark.parametrize(
     ("data", "options", "message"),
     [

@@ -1,5 +1,6 @@
 """Words in columns, as the shared tasks of CoNLL have named entities: one word a line, a blank line between sentences."""
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -56,7 +57,7 @@ def _sentences(path: Path, text: str, delimiter: str, names: Sequence[str]) -> I
                 yield start, words
             words = []
             continue
-        fields = bare.split() if delimiter == " " else bare.split(delimiter)
+        fields = re.split(" +", bare) if delimiter == " " else bare.split(delimiter)  # a no-break space is part of a word
         if not words and bare.startswith("# ") and len(fields) != len(names):
             continue
         empty = sum(not field.strip() for field in fields)
