@@ -4,16 +4,24 @@ import math
 from dataclasses import replace
 
 import pytest
+import torch
+from tokenizers.processors import TemplateProcessing
 
+from lmtailor.base.base import Base
 from lmtailor.core.errors import InputError
+from lmtailor.edits.attach import attach
 from lmtailor.infer.decoding import Decoding
 from lmtailor.infer.evaluate import evaluate, plain_adapter, reference_perplexity
 from lmtailor.infer.predict import predict
 from lmtailor.infer.written_answers import write_answers
-from lmtailor.readouts.text import Text
+from lmtailor.methods.lora import LoRA
+from lmtailor.methods.method import Method
+from lmtailor.methods.prefix import Prefix
+from lmtailor.readouts.text import Text, TextReading
+from lmtailor.store.adapter import new_adapter
 from lmtailor.tasks.example import Example
 from lmtailor.tasks.task import Task
-from tests.tiny import tiny_base
+from tests.tiny import tiny_base, tiny_model, tiny_tokenizer
 
 ROWS = [{"input": "the cat is", "target": "good"}, {"input": "a movie is", "target": "bad"}]
 TASK = Task.from_records(train=ROWS, test=ROWS, kind="generation", text="input", label="target", metrics=("exact_match",))
@@ -59,6 +67,36 @@ def test_where_nobody_says_how_much_is_written_the_readouts_length_does() -> Non
     adapter = plain_adapter(bart, TASK, Text("{input}", max_length=12))
     (one,) = write_answers(bart, [adapter], [Example(id="x", fields={"input": text})], slots=[0])
     assert len(one.written.tokens) <= 12
+
+
+@pytest.mark.parametrize("beams", [1, 2])
+@pytest.mark.parametrize("method", [LoRA(rank=2), Prefix(length=3)])
+def test_a_decoder_writes_behind_what_it_was_taught_behind(method: Method, beams: int) -> None:
+    """BART's tokenizer begins every target with <s>, which is not learned: so it must stand there when an answer is written."""
+    tokenizer = tiny_tokenizer("encoder-decoder")
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<s> $A </s>", pair="<s> $A $B </s>", special_tokens=[("<s>", 1), ("</s>", 2)]
+    )
+    base = Base.from_model(tiny_model("bart"), tokenizer)
+    adapter = new_adapter(base, method=method, readout=Text("{input}", max_length=20), task=TASK)
+    adapter = adapter.with_state({name: value.detach() + 0.1 for name, value in adapter.state.items()})
+    reading, example = adapter.reading, TASK.split("test").examples[0]
+    assert isinstance(reading, TextReading)
+    (one,) = write_answers(base, [adapter], [example], slots=[0], decoding=Decoding(max_new_tokens=4, beams=beams))
+    target = (*one.written.tokens, reading.end)
+    (item,) = reading.items(example)
+    assert item.decoder is not None
+    assert item.decoder[0][:2] == (2, 1)
+    taught = replace(item, decoder=((2, 1, *target[:-1]),), read=(tuple(range(1, 1 + len(target))),), targets=(target,))
+    batch = reading.collate([replace(taught, units=len(target))])
+    with torch.no_grad(), attach(base, adapter) as attached:
+        states = attached.states(batch.inputs, batch.answer_N)
+        likeliest = base.lm_logits(states.last_NTH[0, -len(target) :]).argmax(-1).tolist()
+    assert len(one.written.tokens) == 4
+    if beams == 1:
+        assert tuple(likeliest[:4]) == one.written.tokens
+    with pytest.raises(InputError, match=r"the decoder has 12\d positions"):
+        write_answers(base, [adapter], [example], slots=[0], decoding=Decoding(max_new_tokens=128))
 
 
 def test_what_cannot_be_measured_is_refused_before_it_is_written() -> None:

@@ -1,11 +1,14 @@
 """Cutting columns so that a pattern fits."""
 
+from collections.abc import Mapping
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import ByT5Tokenizer
 
 from lmtailor.core.errors import InputError
-from lmtailor.readouts.cutting import tokenise_within
+from lmtailor.readouts.cutting import Gapped, tokenise_within
 from lmtailor.readouts.pattern import parse_pattern
 from lmtailor.readouts.prompts import CausalPrompter, MaskedPrompter
 from tests.readouts.examples import decoded
@@ -68,3 +71,18 @@ def test_masked_texts_keep_their_gap(text: str, limit: int) -> None:
     out = tokenise_within(MaskedPrompter(ENCODER, parsed).tokens, {"a": text}, ENCODER, limit, marked=None, name="x")
     assert len(out.ids) <= limit
     assert ENCODER.convert_ids_to_tokens(list(out.ids[out.gap - 2 :])) == ["it", "was", "[MASK]", ".", "[SEP]"]
+
+
+def test_with_a_tokenizer_that_does_not_say_where_its_tokens_stand_they_are_taken_to_be_equally_long() -> None:
+    tokenizer = ByT5Tokenizer()
+    assert not tokenizer.is_fast
+
+    def tokenise(values: Mapping[str, str]) -> Gapped:
+        ids = tuple(tokenizer(f"{values['a']} and {values['b']}")["input_ids"])
+        return Gapped(ids=ids, gap=len(ids))
+
+    found = tokenise_within(tokenise, {"a": "é" * 20, "b": "short"}, tokenizer, 25, marked=None, name="x")
+    assert len(found.ids) <= 25
+    assert found.cut == len(tokenise({"a": "é" * 20, "b": "short"}).ids) - len(found.ids)
+    assert len(found.ids) > 22
+    assert str(tokenizer.decode(list(found.ids), skip_special_tokens=True)) == "é" * 6 + " and short"

@@ -129,6 +129,11 @@ def test_refusals_name_what_is_wrong() -> None:
     base, task = tiny_base("gpt2"), written()
     with pytest.raises(InputError, match=r"leave \{mask\} out"):
         Text("about {about}{mask}")
+    with pytest.raises(InputError, match="for a verbalizer's pattern"):
+        Text("about {trigger} {about}")
+    for target in (" {said:cut}", " {trigger} {said}"):
+        with pytest.raises(InputError, match="the references alone"):
+            reading_of(base, Text("{about}", target=target))
     with pytest.raises(InputError, match="no such column"):
         reading_of(base, Text("{abuot}"))
     with pytest.raises(InputError, match="the references alone"):

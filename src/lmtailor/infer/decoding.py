@@ -104,15 +104,23 @@ def end_tokens(base: Base) -> tuple[int, ...]:
     return tuple(ids)
 
 
-def config_of(base: Base, decoding: Decoding, ends: Sequence[int]) -> GenerationConfig:
-    """The settings as transformers takes them; `ends` are the tokens that end a text.
+def config_of(base: Base, decoding: Decoding, ends: Sequence[int], decoder: tuple[int, ...] | None = None) -> GenerationConfig:
+    """The settings as transformers takes them.
+
+    Args:
+        base: the model.
+        decoding: the settings.
+        ends: the tokens that end a text.
+        decoder: what a decoder is fed with before it writes; None is what the checkpoint says.
 
     Raises:
         InputError: no end token, or an encoder-decoder without a first token for its decoder.
     """
     own, form = base.model.generation_config, input_form(base)
     needed: dict[str, Any] = {"bad_words_ids": own.bad_words_ids}
-    if base.kind == "encoder-decoder":
+    if decoder is not None:
+        needed |= {"decoder_start_token_id": decoder[0]}
+    elif base.kind == "encoder-decoder":
         start = form.decoder_start if own.decoder_start_token_id is None else own.decoder_start_token_id
         if start is None:
             raise InputError(

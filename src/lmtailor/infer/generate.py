@@ -149,6 +149,8 @@ class Writer:
     decoding: Decoding
     ends: tuple[int, ...]
     """The tokens that end a text."""
+    decoder: tuple[int, ...] | None = None
+    """What a decoder is fed with before it writes; None is what the checkpoint says."""
     batch_size: int
     stream: Stream | None = None
 
@@ -220,11 +222,13 @@ class Writer:
         base, numbers = self.base, [self.numbers[i] for i in chosen]
         causal = base.kind == "decoder"
         inputs = _padded(base, ids, left=causal)
-        start = inputs["input_ids"].shape[1] if causal else 1
+        start = inputs["input_ids"].shape[1] if causal else len(self.decoder or (None,))
+        if self.decoder is not None:
+            inputs["decoder_input_ids"] = torch.tensor([self.decoder] * len(ids), device=base.device)
         ending = Ending(tokenizer=base.tokenizer, ends=self.ends, stop=self.decoding.stop)
         watch = Watch(ending, start, numbers, self.stream, live=self.decoding.beams == 1)
         write = cast(Callable[..., Tensor], base.model.generate)
-        config = config_of(base, self.decoding, self.ends)
+        config = config_of(base, self.decoding, self.ends, self.decoder)
         with without_defaults(base):
             rows = write(
                 **inputs,
@@ -301,13 +305,13 @@ def _item(base: Base, edits: Edits, prompt: Prompt, decoding: Decoding) -> Encod
     return Encoded(sequences=(ids,), read=((len(ids) - 1,),), id=prompt.name)
 
 
-def check_decoder_room(base: Base, edits: Edits, new: int) -> None:
-    """See that the decoder of an encoder-decoder has positions for so many new tokens.
+def check_decoder_room(base: Base, edits: Edits, new: int, decoder: tuple[int, ...] | None = None) -> None:
+    """See that the decoder of an encoder-decoder has positions for so many new tokens; see `Writer.decoder`.
 
     Raises:
         InputError: it has not.
     """
-    limit, virtual = base.read.max_positions, virtual_tokens(edits)
+    limit, virtual = base.read.max_positions, virtual_tokens(edits) + len(decoder or (None,)) - 1
     if base.kind == "encoder-decoder" and limit is not None and virtual + new > limit:
         raise InputError(f"max_new_tokens is {new}, but the decoder has {limit - virtual} positions. Ask for less.")
 

@@ -69,8 +69,9 @@ def write_answers(  # noqa: PLR0913 - every argument is a choice of its own
             f"The adapters write {found} tokens at most where nobody says how many, and a batch has one rule. Say "
             "max_new_tokens, or ask them apart."
         )
+    (decoder,) = {reading.pieces.decoder for reading in readings}  # the base's own: that which all were fitted with
     for adapter in adapters:
-        check_decoder_room(base, adapter.edits, how.max_new_tokens)
+        check_decoder_room(base, adapter.edits, how.max_new_tokens, decoder)
     room = how.max_new_tokens if base.kind == "decoder" else 0
     items = [readings[slot].input(example, room) for slot, example in zip(slots, examples, strict=True)]
     writer = Writer(
@@ -78,6 +79,7 @@ def write_answers(  # noqa: PLR0913 - every argument is a choice of its own
         numbers=range(len(items)) if numbers is None else numbers,
         decoding=how,
         ends=tuple(dict.fromkeys((*ends, *end_tokens(base)))),
+        decoder=decoder,
         batch_size=batch_size,
         stream=stream,
     )
@@ -90,8 +92,9 @@ def unasked(reading: TextReading) -> Decoding:
 
     Less if its readout takes less: half of what it takes where the input is in it too.
     """
-    room, usual = reading.pieces.limit, Decoding()
-    return replace(usual, max_new_tokens=max(1, min(usual.max_new_tokens, room // 2 if reading.begins else room)))
+    limit, decoder, usual = reading.pieces.limit, reading.pieces.decoder, Decoding()
+    room = limit // 2 if decoder is None else limit - len(decoder) + 1
+    return replace(usual, max_new_tokens=max(1, min(usual.max_new_tokens, room)))
 
 
 def refuse_decoding(decoding: Decoding | None) -> None:

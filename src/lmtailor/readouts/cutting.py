@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from transformers import PreTrainedTokenizerBase
 
 from lmtailor.core.errors import InputError
+from lmtailor.readouts.words import plain_ids
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +70,9 @@ def tokenise_within(
 
 def _ends(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """For each token of a text the character after its last."""
+    if not tokenizer.is_fast:  # it does not say where its tokens stand: as if all were equally long
+        count = len(plain_ids(tokenizer, text))
+        return [(token + 1) * len(text) // count for token in range(count)]
     out = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     return [end for _, end in out["offset_mapping"]]
 

@@ -60,7 +60,8 @@ class Options:
     """Longest prompt with its option (tokens); of a longer one a column loses its end. None: what the model takes."""
 
     def __post_init__(self) -> None:
-        parse_pattern(self.pattern)
+        if parse_pattern(self.pattern).slots:
+            raise InputError(f"{{trigger}} is for a verbalizer's pattern; leave it out of {self.pattern!r}.")
         if len(self.options) < 2:
             raise InputError(f"Options need a column for each of at least two labels; found {dict(self.options)}.")
         object.__setattr__(self, "options", {str(label): column for label, column in self.options.items()})

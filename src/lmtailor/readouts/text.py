@@ -61,7 +61,8 @@ class Text:
     def __post_init__(self) -> None:
         if "{mask}" in self.pattern:
             raise InputError(f"Text is written behind its pattern; leave {{mask}} out of {self.pattern!r}.")
-        parse_pattern(self.pattern + "{mask}")
+        if parse_pattern(self.pattern + "{mask}").slots:
+            raise InputError(f"{{trigger}} is for a verbalizer's pattern; leave it out of {self.pattern!r}.")
         check_lengths(max_length=self.max_length, max_target=self.max_target)
         if self.system is not None and not self.chat:
             raise InputError("system is a turn of a chat. Set chat=true, or write it into the pattern.")
@@ -110,7 +111,7 @@ class Text:
         if text is None:
             text = (" " if behind and not pattern.edge[0].endswith((" ", "\n")) else "") + f"{{{column}}}"
         target = parse_pattern(text + "{mask}")
-        if target.fields != (column,):
+        if target.fields != (column,) or target.slots or target.cut:
             found = ", ".join(f"{{{name}}}" for name in target.fields) or "no column"
             raise InputError(f"The target is a pattern of the references alone, such as ' {{{column}}}'; {text!r} has {found}.")
         return target
@@ -122,6 +123,10 @@ class Pieces(Protocol):
     @property
     def limit(self) -> int:
         """Longest sequence (tokens)."""
+
+    @property
+    def decoder(self) -> tuple[int, ...] | None:
+        """What a decoder is fed with before it writes; None in causal models."""
 
     def input(self, example: Example, room: int) -> Encoded:
         """See `TextReading.input`."""
