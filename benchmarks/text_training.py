@@ -275,7 +275,10 @@ def sides(arguments: argparse.Namespace) -> dict[str, Callable[[], list[float]]]
     chosen["ours, autocast"] = lambda: ours(base, work, share_inputs=share, precision="bfloat16")
     chosen["ours, lean"] = lambda: ours(base, work, share_inputs=share, checkpointing=True)
     wanted = arguments.only or list(chosen)
-    return {name: call for name, call in chosen.items() if any(name == one for one in wanted)}
+    unknown = [name for name in wanted if name not in chosen]
+    if unknown:
+        raise SystemExit(f"There is no side {unknown[0]!r}. There are: {', '.join(chosen)}.")
+    return {name: call for name, call in chosen.items() if name in wanted}
 
 
 def timed(

@@ -24,6 +24,7 @@ from lmtailor.core.errors import InputError, TrainingError
 from lmtailor.fit.training import Training
 from lmtailor.methods.lora import LoRA
 from lmtailor.readouts.head import Head
+from lmtailor.tasks.metrics import paired_difference
 from lmtailor.tasks.task import Task
 from tests.tiny import tiny_model, tiny_tokenizer
 
@@ -451,3 +452,19 @@ def test_answers_that_lack_a_split_run_again(run: Callable[..., Comparison], tmp
     runner = Pretend()
     run(runner)
     assert runner.asked == [("LoRA", 1)]
+
+
+def test_seeds_with_dev_sets_of_their_own_are_compared_seed_by_seed(run: Callable[..., Comparison], task: Task) -> None:
+    undone = replace(task, splits={"train": task.splits["train"]}, ood=())
+    cells = (*PLAN.cells, Cell(name="once", method=LoRA(rank=2), seeds=(1,)), Cell(name="apart", method=LoRA(rank=3), seeds=(7,)))
+    done = run(Pretend(), replace(PLAN, cells=cells, reference="once"), task=undone, shots=3)
+    own = {(one.record.cell, one.record.seed): one.answers["dev"] for one in done.runs}
+    other, once = own["LoRA", 1], own["once", 1]
+    assert isinstance(other, Answers)
+    assert isinstance(once, Answers)
+    assert done.about.drawn
+    row = done.leaderboard.row("LoRA")
+    assert row.to_reference == paired_difference("accuracy", other.predicted, once.predicted, other.reference)
+    assert done.leaderboard.row("apart").to_reference is None
+    assert done.to_html().is_file()
+    assert not run(Pretend()).about.drawn

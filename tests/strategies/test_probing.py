@@ -226,6 +226,8 @@ def test_what_cannot_be_probed(tmp_path: Path) -> None:
     )
     with pytest.raises(UnsupportedError, match="task of generation"):
         probe(base, generation)
+    seen = probe(base, tagged(), split="dev", settings=SHORT).notes
+    assert "dev ended the training of probes and names the best layer, so scores on it are too good" in seen[0]
     with pytest.raises(InputError, match="no split 'tset'"):
         probe(base, tagged(), split="tset")
     with pytest.raises(UnsupportedError, match="first token"):

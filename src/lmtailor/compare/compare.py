@@ -273,6 +273,7 @@ def _about(plan: Plan, task: Task, split: str, bases: Mapping[str, str]) -> Abou
         baseline=baseline,
         reference=plan.reference_cell,
         positions=all_positions(plan.cells),
+        drawn=split == "dev" and plan.budget.shots is not None,
         studies=() if plan.sensitivity is None else plan.sensitivity.bases,
     )
 

@@ -62,6 +62,8 @@ class About:
     """The cell that others are tested against; None: the best."""
     positions: Mapping[str, tuple[Position, ...]] = field(default_factory=dict)
     """Cell → on which curves it is a point, if on any."""
+    drawn: bool = False
+    """Whether each seed is ranked on examples of its own draw: with few shots on dev. Others are ranked on the same."""
     studies: tuple[str, ...] = ()
     """Bases on which the plan has a study of sensitivity."""
 

@@ -50,7 +50,7 @@ class Row:
     scores: Mapping[str, Mapping[str, Score]]
     """Split → metric → mean over seeds with its interval, the ranking one included."""
     to_best: PairedTest | None = None
-    """This cell less the best one, on the same examples; None for the best itself."""
+    """This cell less the best one, on the same examples; None for the best itself, and where they have no examples in common."""
     to_reference: PairedTest | None = None
     """This cell less the plan's reference, where it names one."""
     to_baseline: PairedTest | None = None
@@ -80,7 +80,7 @@ class Row:
 
     @property
     def tied(self) -> bool:
-        """Whether its difference to the best may be chance. True for the best itself."""
+        """Whether its difference to the best may be chance. True for the best itself, and where nothing could be tested."""
         return self.to_best is None or self.to_best.p >= LEVEL
 
     def on(self, split: str) -> Score | None:
@@ -250,7 +250,12 @@ def _out_of_domain(
     return found
 
 
-def _test(about: About, split: str, a: Sequence[Run], b: Sequence[Run], resamples: int) -> PairedTest:
-    """The first cell less the second."""
-    sides = [[run.answers[split] for run in side] for side in (a, b)]
+def _test(about: About, split: str, a: Sequence[Run], b: Sequence[Run], resamples: int) -> PairedTest | None:
+    """The first cell less the second, on the same examples; None where they have none in common."""
+    if about.drawn and split == about.split:
+        common = {run.record.seed for run in a} & {run.record.seed for run in b}
+        a, b = ([run for run in side if run.record.seed in common] for side in (a, b))
+        if not common:
+            return None
+    sides = [[run.answers[split] for run in sorted(side, key=lambda run: run.record.seed)] for side in (a, b)]
     return difference(about.metrics[0], *sides, resamples=resamples)

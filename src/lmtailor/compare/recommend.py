@@ -40,7 +40,8 @@ def recommend(board: Leaderboard) -> Recommendation:
         return Recommendation(cell=None, reason="No run came to an end, so there is nothing to recommend.", warnings=warnings)
     if not beats_baseline(board, best):
         return Recommendation(cell=None, reason=_useless(board, best), warnings=warnings, remarks=remarks)
-    candidates = [row for row in board.rows if row.tied and not row.baseline and beats_baseline(board, row)]
+    tested = [row for row in board.rows if row is best or row.to_best is not None]
+    candidates = [row for row in tested if row.tied and not row.baseline and beats_baseline(board, row)]
     chosen = cheapest(candidates)
     return Recommendation(cell=chosen.cell, reason=_reason(board, best, chosen, candidates), warnings=warnings, remarks=remarks)
 

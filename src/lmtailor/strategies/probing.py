@@ -232,7 +232,7 @@ class _Study:
             baselines={name: one.score for name, one in simple.items()},
             bases=(base,),
             settings=_settings(self.settings),
-            notes=_notes(base, unread, sum(map(len, data.items.values()))),
+            notes=(*_seen_before(self.split), *_notes(base, unread, sum(map(len, data.items.values())))),
         )
 
     def _counts(self, labels_N: Numbers) -> tuple[int, ...]:
@@ -289,6 +289,14 @@ def _data(where: Place, items: Mapping[str, Items]) -> _Data:
 def _settings(settings: Probing) -> Mapping[str, str]:
     told = {name: json.dumps(value) for name, value in to_mapping(settings).items()}
     return {**told, **{f"version of {name}": value for name, value in {**versions(), "lmtailor": __version__}.items()}}
+
+
+def _seen_before(split: str) -> tuple[str, ...]:
+    """That probes answer on what made them, where they do."""
+    why = {"train": "is what probes were trained on", "dev": "ended the training of probes and names the best layer"}
+    if split not in why:
+        return ()
+    return (f"The split {split} {why[split]}, so scores on it are too good. Let another one answer.",)
 
 
 def _notes(base: BaseResult, unread: Mapping[str, int], items: int) -> tuple[str, ...]:
