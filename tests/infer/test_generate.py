@@ -19,6 +19,7 @@ from lmtailor.infer.run import groups_of
 from lmtailor.infer.written import Ending, Generated
 from lmtailor.methods import method_class
 from lmtailor.methods.prefix import Prefix
+from lmtailor.methods.select import Select
 from lmtailor.store.adapter import Adapter
 from tests.store.adapters import moved_adapter
 from tests.tiny import tiny_base
@@ -136,7 +137,7 @@ def test_adapters_that_replace_weights_run_apart() -> None:
 @pytest.mark.parametrize("tied", [True, False])
 def test_different_lm_heads_in_one_call_are_refused(tied: bool) -> None:
     base = tiny_base("llama", tie_word_embeddings=tied)
-    own = method_class("select")(at="embed" if tied else "lm_head")
+    own = Select(at="embed" if tied else "lm_head")
     adapters = [moved_adapter(base, own, by=0.05, seed=seed) for seed in (0, 1)] + [moved_adapter(base, method_class("lora")())]
     for rows in ([0, 1], [2, 0], [None, 1]):
         with pytest.raises(UnsupportedError, match=r"Adapter [01] has an LM head of its own.*Call generate once for each"):

@@ -21,7 +21,7 @@ ENCODER = tiny_tokenizer("encoder")
 def cut(pattern: str, values: dict[str, str], limit: int) -> tuple[str, int]:
     """The text that is left, and the count."""
     parsed = parse_pattern(pattern)
-    out = tokenise_within(CausalPrompter(DECODER, parsed).tokens, values, DECODER, limit, marked=parsed.cut, name="x")
+    out = tokenise_within(CausalPrompter(DECODER, parsed).tokens, values, DECODER, limit, marked=parsed.cut, name="example 'x'")
     return decoded(DECODER, out.ids), out.cut
 
 
@@ -49,7 +49,7 @@ def test_a_character_of_several_tokens_is_never_halved() -> None:
 def test_a_pattern_that_cannot_fit() -> None:
     with pytest.raises(InputError, match="even without any of its columns; 2 fit"):
         cut("{a} so so so {mask}", {"a": "good"}, 2)
-    with pytest.raises(InputError, match=r"Example 'x' has .* without any of the column 'b'"):
+    with pytest.raises(InputError, match=r"The example 'x' has .* without any of the column 'b'"):
         cut("{a}{b:cut} {mask}", {"a": " good" * 9, "b": "bad"}, 5)
 
 
@@ -68,7 +68,7 @@ def test_it_always_fits_and_the_rest_is_a_beginning(texts: list[str], limit: int
 @given(st.text(alphabet="ab ☃é.\n", max_size=60), st.integers(7, 30))
 def test_masked_texts_keep_their_gap(text: str, limit: int) -> None:
     parsed = parse_pattern("{a} It was {mask}.")
-    out = tokenise_within(MaskedPrompter(ENCODER, parsed).tokens, {"a": text}, ENCODER, limit, marked=None, name="x")
+    out = tokenise_within(MaskedPrompter(ENCODER, parsed).tokens, {"a": text}, ENCODER, limit, marked=None, name="example 'x'")
     assert len(out.ids) <= limit
     assert ENCODER.convert_ids_to_tokens(list(out.ids[out.gap - 2 :])) == ["it", "was", "[MASK]", ".", "[SEP]"]
 
@@ -81,7 +81,7 @@ def test_with_a_tokenizer_that_does_not_say_where_its_tokens_stand_they_are_take
         ids = tuple(tokenizer(f"{values['a']} and {values['b']}")["input_ids"])
         return Gapped(ids=ids, gap=len(ids))
 
-    found = tokenise_within(tokenise, {"a": "é" * 20, "b": "short"}, tokenizer, 25, marked=None, name="x")
+    found = tokenise_within(tokenise, {"a": "é" * 20, "b": "short"}, tokenizer, 25, marked=None, name="example 'x'")
     assert len(found.ids) <= 25
     assert found.cut == len(tokenise({"a": "é" * 20, "b": "short"}).ids) - len(found.ids)
     assert len(found.ids) > 22

@@ -236,7 +236,7 @@ class ConversationPieces:
 
         if len(ids) > self.limit - room:
             content, limit = {"content": shown[last].content}, self.limit - room
-            text = tokenise_within(tokenise, content, self.tokenizer, limit, marked="content", name=example.place or example.id)
+            text = tokenise_within(tokenise, content, self.tokenizer, limit, marked="content", name=example.called)
             ids, cut = text.ids, cut + text.cut
         return Encoded(sequences=(ids,), read=((len(ids) - 1,),), cut=cut, id=example.id)
 
@@ -356,4 +356,4 @@ def _asked(turn: Turn) -> str:
 
 
 def _place(example: Example) -> str:
-    return example.place or f"Example {example.id!r}"
+    return example.place or f"The {example.called}"

@@ -46,7 +46,7 @@ def tokenise_within(
         tokenizer: counts a column's tokens.
         limit: the most tokens.
         marked: the column that is cut; None cuts the longest first, until those left are equally long.
-        name: the example's, for messages.
+        name: what messages call it, such as "example 'train/2'".
 
     Raises:
         InputError: it does not fit even with nothing left of what may be cut.
@@ -57,9 +57,7 @@ def tokenise_within(
         names = [column for column in ([marked] if marked else texts) if texts[column]]
         if not names:
             fixed = f"without any of the column {marked!r}" if marked else "without any of its columns"
-            raise InputError(
-                f"Example {name!r} has {len(now.ids)} tokens even {fixed}; {limit} fit. Shorten the pattern or show less."
-            )
+            raise InputError(f"The {name} has {len(now.ids)} tokens even {fixed}; {limit} fit. Shorten the pattern or show less.")
         ends = {column: _ends(tokenizer, texts[column]) for column in names}
         keep = _shares([len(ends[column]) for column in names], len(now.ids) - limit)
         for column, count in zip(names, keep, strict=True):

@@ -77,5 +77,5 @@ def column_texts(example: Example, columns: tuple[str, ...]) -> Mapping[str, str
     """
     for name in columns:
         if name not in example.fields:
-            raise InputError(f"Example {example.id!r} has no column {name!r}. {near(name, example.fields)}")
+            raise InputError(f"The {example.called} has no column {name!r}. {near(name, example.fields)}")
     return {name: example.fields[name] for name in columns}

@@ -168,7 +168,7 @@ class OptionsReading(Reading):
         return log_p_BKC[:, 0] - log_p_BKC[:, 1] if self.normalise == "pmi" else log_p_BKC[:, 0]
 
     def _pieces(self, example: Example, column: str, text: str) -> tuple[int, ...]:
-        what = f"{column} of example {example.id!r}"
+        what = f"{column} of {example.called}"
         return pieces_in_gap(self.tokenizer, self.pattern, text, alone=self.alone, what=what)
 
     def _divisors(self, texts: Sequence[str], pieces: Sequence[tuple[int, ...]]) -> tuple[float, ...]:
@@ -191,11 +191,11 @@ class OptionsReading(Reading):
         written = len(self.gap.fill(Gapped(ids=(), gap=0), ()).decoder or ()) + longest - 1
         if limit < 1 or (not self.gap.in_text and written > self.limit):
             raise InputError(
-                f"An option of example {example.id!r} has {longest} tokens, and the model takes {self.limit} with its prompt. "
+                f"An option of {example.called} has {longest} tokens, and the model takes {self.limit} with its prompt. "
                 "Leave the example out, or shorten it."
             )
         values = column_texts(example, self.pattern.fields)
-        text = tokenise_within(self.prompter.tokens, values, self.tokenizer, limit, marked=self.pattern.cut, name=example.id)
+        text = tokenise_within(self.prompter.tokens, values, self.tokenizer, limit, marked=self.pattern.cut, name=example.called)
         if not text.gap:
-            raise InputError(f"Nothing stands before the gap in example {example.id!r}, and a model answers only to something.")
+            raise InputError(f"Nothing stands before the gap in {example.called}, and a model answers only to something.")
         return text

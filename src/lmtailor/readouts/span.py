@@ -122,7 +122,7 @@ class SpanReading(Reading, Inquires):
         """
         texts = column_texts(example, self.label_set.texts)
         question = None if self.question is None else texts[self.question]
-        windows, cut = self.windows.of(question, texts[self.context], example.id)
+        windows, cut = self.windows.of(question, texts[self.context], example.called)
         items = tuple(
             token_item(self.form, window.ids, window.segments, window.positions, units=2, cut=cut, name=example.id)
             for window in windows
@@ -137,13 +137,11 @@ class SpanReading(Reading, Inquires):
         """
         asked = self.inquiry(example)
         if not example.references or len(example.references) != len(example.starts):
-            raise InputError(f"Example {example.id!r} has no answer with its place to learn from. Use a labelled split.")
+            raise InputError(f"The {example.called} has no answer with its place to learn from. Use a labelled split.")
         found = []
         for text, start in dict.fromkeys(zip(example.references, example.starts, strict=True)):
             if asked.context[start : start + len(text)] != text:
-                raise InputError(
-                    f"The answer {text!r} of example {example.id!r} does not stand at character {start} of its text."
-                )
+                raise InputError(f"The answer {text!r} of {example.called} does not stand at character {start} of its text.")
             for item, window in zip(asked.items, asked.windows, strict=True):
                 places = window.places(start, start + len(text))
                 if places is not None:

@@ -60,7 +60,7 @@ class Windows:
         Args:
             question: stands before the context; None where the task has none.
             context: holds the answer.
-            name: the example's, for messages.
+            name: what messages call the example.
 
         Raises:
             InputError: the question leaves no room, or the context has no token.
@@ -69,7 +69,7 @@ class Windows:
         room = self.limit - length - self.tokenizer.num_special_tokens_to_add(pair=asked is not None)
         if room < 1:
             raise InputError(
-                f"The question of example {name!r} has {length} tokens, which leaves none of {self.limit} for the context. Lower "
+                f"The question of {name} has {length} tokens, which leaves none of {self.limit} for the context. Lower "
                 "max_question, or raise max_length."
             )
         overlap = room - min(room, self.stride)
@@ -90,7 +90,7 @@ class Windows:
             for number in range(count)
         ]
         if not tokens[0]:
-            raise InputError(f"The tokenizer makes no token of the context of example {name!r}: {context[:60]!r}.")
+            raise InputError(f"The tokenizer makes no token of the context of {name}: {context[:60]!r}.")
         homes = _homes([len(own) for own in tokens], overlap)
         return tuple(
             self._window(

@@ -155,13 +155,13 @@ class TagsReading(Reading, Inquires, Featured):
         """
         asked = self.inquiry(example)
         if len(example.references) != 1:
-            raise InputError(f"Example {example.id!r} has {len(example.references)} references; a fit learns one tag a word.")
+            raise InputError(f"The {example.called} has {len(example.references)} references; a fit learns one tag a word.")
         tags = example.references[0].split()
         if len(tags) != asked.words:
-            raise InputError(f"Example {example.id!r} has {asked.words} words but {len(tags)} tags. Give each word a tag.")
+            raise InputError(f"The {example.called} has {asked.words} words but {len(tags)} tags. Give each word a tag.")
         strange = next((tag for tag in tags if tag not in self.labels), None)
         if strange is not None:
-            raise InputError(f"Example {example.id!r} has the tag {strange!r}, none of the task's. {near(strange, self.labels)}")
+            raise InputError(f"The {example.called} has the tag {strange!r}, none of the task's. {near(strange, self.labels)}")
         targets = tuple(self.labels.index(tags[word]) for word in asked.seen)
         return (replace(asked.item, targets=(targets,)),) if targets else ()
 

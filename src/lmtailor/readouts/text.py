@@ -235,7 +235,7 @@ class PatternPieces:
                 room for it.
         """
         if not example.references:
-            raise InputError(f"Example {example.id!r} has no reference to learn to write. Use a labelled split.")
+            raise InputError(f"The {example.called} has no reference to learn to write. Use a labelled split.")
         return tuple(self._item(example, reference) for reference in example.references)
 
     def _item(self, example: Example, reference: str) -> Encoded:
@@ -245,7 +245,7 @@ class PatternPieces:
         start = () if self.decoder is None else self.decoder
         if len(start) + len(kept) > self.limit or (self.decoder is None and len(kept) >= self.limit):
             raise InputError(
-                f"A reference of example {example.id!r} has {len(kept)} tokens, and the model takes {self.limit} with the input. "
+                f"A reference of {example.called} has {len(kept)} tokens, and the model takes {self.limit} with the input. "
                 "Set max_target to cut references, or leave this example out."
             )
         text = self._text(example, len(kept))
@@ -267,9 +267,9 @@ class PatternPieces:
         """The input as tokens, cut so that `room` more fit."""
         values = column_texts(example, self.pattern.fields)
         limit = self.limit if self.decoder is not None else self.limit - room
-        text = tokenise_within(self.prompter.tokens, values, self.tokenizer, limit, marked=self.pattern.cut, name=example.id)
+        text = tokenise_within(self.prompter.tokens, values, self.tokenizer, limit, marked=self.pattern.cut, name=example.called)
         if not text.ids:
-            raise InputError(f"The input of example {example.id!r} is empty, and a model writes only behind something.")
+            raise InputError(f"The input of {example.called} is empty, and a model writes only behind something.")
         return text
 
     def _pieces(self, example: Example, reference: str) -> tuple[int, ...]:
@@ -282,7 +282,7 @@ class PatternPieces:
         pieces = pieces_behind(self.tokenizer, self.pattern, text)
         if pieces is None:
             raise InputError(
-                f"The tokenizer writes a reference of example {example.id!r} together with what stands before it in "
+                f"The tokenizer writes a reference of {example.called} together with what stands before it in "
                 f"{self.readout.pattern!r}. Begin the target with a space or a line break."
             )
         return (*pieces, self.end)

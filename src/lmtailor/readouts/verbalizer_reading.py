@@ -108,10 +108,10 @@ class VerbalizerReading(Reading):
             self.prompter.tokenizer,
             self.limit,
             marked=self.pattern.cut,
-            name=example.id,
+            name=example.called,
         )
         if not text.gap:
-            raise InputError(f"Nothing stands before the gap in example {example.id!r}, and a model answers only to something.")
+            raise InputError(f"Nothing stands before the gap in {example.called}, and a model answers only to something.")
         filled = [self.gap.fill(text, run.filling) for run in self.runs]
         decoders = tuple(one.decoder for one in filled if one.decoder is not None)
         return Encoded(

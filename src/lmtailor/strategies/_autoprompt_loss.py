@@ -55,10 +55,12 @@ def prompted(reading: VerbalizerReading, example: Example) -> Prompted:
         InputError: a column is missing, the text does not fit, or there is no label.
     """
     if example.label is None:
-        raise InputError(f"Example {example.id!r} has no label, and a trigger is searched with labels. Remove it.")
+        raise InputError(f"The {example.called} has no label, and a trigger is searched with labels. Remove it.")
     values = column_texts(example, reading.pattern.fields)
     tokenizer = reading.prompter.tokenizer
-    text = tokenise_within(reading.prompter.tokens, values, tokenizer, reading.limit, marked=reading.pattern.cut, name=example.id)
+    text = tokenise_within(
+        reading.prompter.tokens, values, tokenizer, reading.limit, marked=reading.pattern.cut, name=example.called
+    )
     return Prompted(item=reading.encode(example), slots=text.slots, label=int(example.label))
 
 

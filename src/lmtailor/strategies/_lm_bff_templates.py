@@ -159,7 +159,7 @@ def _filling(filler: Base, task: Task, examples: Sequence[Example], words: Seque
             return Gapped(ids=tuple(ids), gap=0)
 
         values = column_texts(example, task.text)
-        text = tokenise_within(tokens, values, tokenizer, filler.max_length, marked=None, name=example.id)  # type: ignore[arg-type]
+        text = tokenise_within(tokens, values, tokenizer, filler.max_length, marked=None, name=example.called)  # type: ignore[arg-type]
         sources.append(text.ids)
     first, *others = (int(tokenizer.get_vocab()[sentinel]) for sentinel in _SENTINELS[: spans + 1])
     begun = begin_spans(filler, sources, (int(filler.trunk.config.decoder_start_token_id), first))

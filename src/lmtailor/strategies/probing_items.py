@@ -128,9 +128,9 @@ def _items(task: Task, examples: tuple[Example, ...]) -> Items:
         if task.kind == "labelling":
             words, tags = (_WORD.findall(text) for text in (example.fields[task.text[0]], example.references[0]))
             if len(words) != len(tags):
-                raise InputError(f"Example {example.id!r} has {len(words)} words but {len(tags)} tags. Give each word a tag.")
+                raise InputError(f"The {example.called} has {len(words)} words but {len(tags)} tags. Give each word a tag.")
             types += words
-            labels += [_number(tag, numbers, example.id) for tag in tags]
+            labels += [_number(tag, numbers, example.called) for tag in tags]
             of += [index] * len(words)
         else:
             assert example.label is not None, "checked before"
@@ -142,7 +142,7 @@ def _items(task: Task, examples: tuple[Example, ...]) -> Items:
 
 def _number(tag: str, numbers: Mapping[str, int], name: str) -> int:
     if tag not in numbers:
-        raise InputError(f"Example {name!r} has the tag {tag!r}, none of the task's. {near(tag, numbers)}")
+        raise InputError(f"The {name} has the tag {tag!r}, none of the task's. {near(tag, numbers)}")
     return numbers[tag]
 
 

@@ -32,6 +32,11 @@ class Example:
     place: str = field(default="", compare=False)
     """Where it was read, such as "chats.jsonl, line 3", for messages; "" where nobody noted it. The first of several rows."""
 
+    @property
+    def called(self) -> str:
+        """What messages call it, such as "example 'train/2' (chats.jsonl, line 3)"."""
+        return f"example {self.id!r} ({self.place})" if self.place else f"example {self.id!r}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
