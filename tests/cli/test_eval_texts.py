@@ -67,3 +67,12 @@ def test_bad_commands(lmtailor: Command, files: list[Path | str], tmp_path: Path
 def test_help_names_every_metric(lmtailor: Command) -> None:
     words = lmtailor("eval", "--help").out.replace(",", " ").replace(".", " ").split()
     assert set(TEXT_METRICS) <= set(words)
+
+
+def test_an_example_that_a_metric_cannot_score_is_named_by_file_and_line(lmtailor: Command, tmp_path: Path) -> None:
+    (tmp_path / "said.jsonl").write_text('{"prediction": "O O"}\n\n{"prediction": "O"}\n', "utf-8")
+    (tmp_path / "right.txt").write_text("O O\nO B-PER\n", "utf-8")
+    command = ("eval", "--predictions", tmp_path / "said.jsonl", "--references", tmp_path / "right.txt", "--metric", "span_f1")
+    outcome = lmtailor(*command)
+    assert outcome.code == 2
+    assert "said.jsonl, line 3 has 1 tags, but its reference 2. Give each token a tag." in outcome.errors[0]

@@ -59,8 +59,7 @@ def run(  # noqa: PLR0913 - every argument is an option
     strategy_class(strategy)  # a wrong name is told before the data is read
     task = choices.the_task(data, settings, seed=training.seed)
     chosen = choices.the_strategy(task, strategy, method, answer, training, settings)
-    decoding = answering.the_decoding(writing, training.seed, task)
-    out = fitting.place(output, task, strategy)
+    out, decoding = fitting.place(output, task, strategy), answering.the_decoding(writing, training.seed, task)
     before = fitting.age(out)
     loaded = choices.the_base(base, machine)
     with say.stages() as tell:
@@ -74,7 +73,5 @@ def run(  # noqa: PLR0913 - every argument is an option
             tell=tell,
             overwrite=output.overwrite,
         )
-    fitting.tell_kept(out, before, "work", "done")
-    fitting.show_scores(loaded, task, adapter, decoding)
-    fitting.show_search(adapter)
-    fitting.show_adapter(adapter, out, choices.predict_command(base, out, adapter, task, machine, decoding))
+    command = choices.predict_command(base, out, adapter, task, machine, decoding)
+    fitting.show(loaded, task, adapter, out, before=before, decoding=decoding, command=command)

@@ -39,7 +39,6 @@ def run(  # noqa: PLR0913 - every argument is an option
     lmtailor fit MODEL --task card.toml --method lora --set rank=16 --out adapters/mine
     lmtailor fit MODEL --train a.csv --dev b.csv --text sentence --label label --method bitfit
     lmtailor fit MODEL --mixture mixture.toml --method lora --set mixture.hold_out=nli
-    lmtailor fit MODEL --task card.toml --method bitfit --objective distillation --soft-labels adapters/mine
     ```
 
     Args:
@@ -62,8 +61,7 @@ def run(  # noqa: PLR0913 - every argument is an option
     choices.method_classes(method)  # told before the data is read
     learned = mixtures.the_data(blend, data, settings, seed=training.seed)
     task, chosen = learned.task, choices.the_choices(learned.task, method, answer, training, loss, learned.settings)
-    out = fitting.place(output, task, method)
-    decoding = answering.the_decoding(writing, training.seed, task)
+    out, decoding = fitting.place(output, task, method), answering.the_decoding(writing, training.seed, task)
     loaded, before = choices.the_base(base, machine), fitting.age(out)
     adapter = fit(
         loaded,
@@ -76,6 +74,5 @@ def run(  # noqa: PLR0913 - every argument is an option
         watched=learned.watched,
         overwrite=output.overwrite,
     )
-    fitting.tell_kept(out, before, "fit", "trained")
-    fitting.show_scores(loaded, task, adapter, decoding)
-    fitting.show_adapter(adapter, out, choices.predict_command(base, out, adapter, task, machine, decoding))
+    command = choices.predict_command(base, out, adapter, task, machine, decoding)
+    fitting.show(loaded, task, adapter, out, before=before, decoding=decoding, command=command)

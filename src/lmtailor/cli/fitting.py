@@ -17,7 +17,30 @@ from lmtailor.store.adapter import Adapter
 from lmtailor.tasks.task import Task
 
 
-def show_scores(base: Base, task: Task, adapter: Adapter, decoding: Decoding | None) -> None:
+def show(
+    base: Base, task: Task, adapter: Adapter, out: Path, *, before: int | None, decoding: Decoding | None, command: str
+) -> None:
+    """What came out: whether it was there already, scores, what a strategy found, the folder, and what to type next.
+
+    Args:
+        base: on which test sets are answered.
+        task: its data.
+        adapter: what was trained.
+        out: its folder.
+        before: the age of what was there before the work began.
+        decoding: how text is written; None: as is done unasked.
+        command: what to type next.
+    """
+    if before is not None and before == age(out):
+        say.plain(f"{out} holds this adapter already; nothing was trained.")
+    _show_scores(base, task, adapter, decoding)
+    _show_search(adapter)
+    size = sum(file.stat().st_size for file in out.iterdir() if file.is_file())
+    say.fields({"adapter": f"{out} ({adapter.num_parameters:,} trained numbers, {size / 1e6:.2f} MB)"})
+    say.result(f"\nTo use it:\n\n    {command}")
+
+
+def _show_scores(base: Base, task: Task, adapter: Adapter, decoding: Decoding | None) -> None:
     """Scores on dev as the fit measured them, on all test sets, written as asked, and on held-out tasks."""
     scores = dict(adapter.scores)
     for name in (name for name in ("test", *task.ood) if name in task.splits):
@@ -41,7 +64,7 @@ def _show_held_out(adapter: Adapter) -> None:
     say.table(("held out", "metric", "before", "after", "n"), rows, right=("before", "after", "n"))
 
 
-def show_search(adapter: Adapter) -> None:
+def _show_search(adapter: Adapter) -> None:
     """What a strategy found, as text: a trigger, a pattern, words before the input, label words, or which sources were taken."""
     found: Mapping[str, Any] = adapter.provenance.get("search") or {}
     texts = (
@@ -54,13 +77,6 @@ def show_search(adapter: Adapter) -> None:
     if "chosen" in found:
         shown["from"] = ", ".join(str(found["sources"][number]["folder"]) for number in found["chosen"])
     say.fields(shown)
-
-
-def show_adapter(adapter: Adapter, out: Path, command: str) -> None:
-    """The folder, how much is in it, and what to type next."""
-    size = sum(file.stat().st_size for file in out.iterdir() if file.is_file())
-    say.fields({"adapter": f"{out} ({adapter.num_parameters:,} trained numbers, {size / 1e6:.2f} MB)"})
-    say.result(f"\nTo use it:\n\n    {command}")
 
 
 def place(output: OutputOptions, task: Task, method: str) -> Path:
@@ -79,12 +95,6 @@ def age(out: Path) -> int | None:
     """When the adapter there was written (ns), if there is one."""
     manifest = out / "adapter.json"
     return manifest.stat().st_mtime_ns if manifest.exists() else None
-
-
-def tell_kept(out: Path, before: int | None, what: str, done: str) -> None:
-    """Say that nothing was done, if the adapter is still that of `before`."""
-    if before is not None and before == age(out):
-        say.plain(f"{out} holds this {what} already; nothing was {done}.")
 
 
 def listeners(output: OutputOptions) -> list[Callback]:

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lmtailor.cli import say
-from lmtailor.core.errors import InputError
+from lmtailor.core.errors import DataError, InputError
 from lmtailor.tasks.metrics import Scores
 from lmtailor.tasks.metrics.text import evaluate_texts, get_text_metric
 from lmtailor.tasks.metrics.text.files import Outputs, read_outputs
+from lmtailor.tasks.metrics.text.metric import ExampleError
 
 USUAL = ("bleu", "nist", "coco_rouge_l", "cider")
 """Metrics where none are named: those of the E2E challenge that need no Java."""
@@ -23,6 +24,7 @@ def score_outputs(
 
     Raises:
         InputError: an unknown metric, or one that needs references where there are none; see `read_outputs`.
+        DataError: a prediction that a metric cannot score, with file and line.
     """
     chosen = list(map(get_text_metric, metrics))
     outputs = read_outputs(predictions, references, encoding=encoding)
@@ -32,13 +34,16 @@ def score_outputs(
     _tell_empty(predictions, outputs)
     names = metrics or (USUAL if outputs.references else WITHOUT_REFERENCES)
     with say.stages() as tell:
-        scores = evaluate_texts(
-            names,
-            outputs.predictions,
-            outputs.references,
-            seed=seed,
-            tell=lambda metric, done, total: tell(f"scoring {metric}", done, total),
-        )
+        try:
+            scores = evaluate_texts(
+                names,
+                outputs.predictions,
+                outputs.references,
+                seed=seed,
+                tell=lambda metric, done, total: tell(f"scoring {metric}", done, total),
+            )
+        except ExampleError as error:
+            raise DataError(f"{predictions}, line {outputs.lines[error.number - 1]} {error.what}") from error
     if as_json:
         about = {"predictions": str(predictions), "references": str(references) if references else None}
         say.json_line({**about, "empty": len(outputs.empty), "scores": scores.to_mapping()}, indent=2)

@@ -131,18 +131,10 @@ def compare(  # noqa: PLR0913 - every argument is a choice of its own
     Raises:
         InputError: the plan does not fit base or task, the task has nothing to train or rank with, or `out` cannot be written.
     """
-    chosen = read_plan(plan, task=task) if isinstance(plan, str | Path) else plan
-    task = _task(chosen, task)
+    read = read_plan(plan, task=task) if isinstance(plan, str | Path) else plan
+    task = _task(read, task)
     given = {_base_name(base): base} if isinstance(base, Base) else dict(base or {})
-    if chosen is None:
-        if len(given) != 1:
-            raise InputError(f"Without a plan give one base to compare methods on; found {len(given)}.")
-        [(name, only)] = given.items()
-        chosen = default_plan(only, task if shots is None else task.few_shot(shots), name=name)
-    if shots is not None:
-        chosen = replace(chosen, budget=replace(chosen.budget, shots=shots))
-    if decoding is not None:
-        chosen = replace(chosen, decoding=decoding)
+    chosen = _plan(read, given, task, shots, decoding)
     sources = {name: source for name, source in chosen.bases.items() if name not in given}
     chosen = chosen.with_baseline(baseline_words(task.kind).name).with_readout(default_readout(task))
     chosen = chosen.resolved({**given, **sources})
@@ -164,6 +156,22 @@ def compare(  # noqa: PLR0913 - every argument is a choice of its own
         runs = run_plan(chosen, loaders, task, folder, about=about, runner=runner, reporter=reporter, retry=retry)
         studies = run_studies(chosen, loaders, task, folder, about, reporter, before=runs)
     return Comparison(folder=folder.path, about=about, runs=tuple(runs), studies=tuple(studies))
+
+
+def _plan(plan: Plan | None, given: Mapping[str, Base], task: Task, shots: int | None, decoding: Decoding | None) -> Plan:
+    """The plan, or the default one, with what stands instead of its own.
+
+    Raises:
+        InputError: there is no plan, and not one base.
+    """
+    if plan is None:
+        if len(given) != 1:
+            raise InputError(f"Without a plan give one base to compare methods on; found {len(given)}.")
+        [(name, only)] = given.items()
+        plan = default_plan(only, task if shots is None else task.few_shot(shots), name=name)
+    if shots is not None:
+        plan = replace(plan, budget=replace(plan.budget, shots=shots))
+    return plan if decoding is None else replace(plan, decoding=decoding)
 
 
 def open_comparison(folder: str | Path) -> Comparison:

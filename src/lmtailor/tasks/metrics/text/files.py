@@ -23,8 +23,13 @@ class Outputs:
     predictions: tuple[str, ...]
     references: tuple[tuple[str, ...], ...]
     """For each prediction its references; empty where no references are given."""
-    empty: tuple[int, ...]
-    """Lines of the file on which the prediction is empty."""
+    lines: tuple[int, ...]
+    """Of the file of predictions, the line of each."""
+
+    @property
+    def empty(self) -> tuple[int, ...]:
+        """Lines on which the prediction is empty."""
+        return tuple(line for line, text in zip(self.lines, self.predictions, strict=True) if not text.strip())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +69,7 @@ def read_outputs(predictions: Path, references: Path | None = None, *, encoding:
     return Outputs(
         predictions=tuple(each.texts[0] for each in said),
         references=tuple(each.texts for each in own),
-        empty=tuple(each.line for each in said if not each.texts[0].strip()),
+        lines=tuple(each.line for each in said),
     )
 
 

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from lmtailor.core.errors import InputError
+
 Floats = NDArray[np.float64]
 
 References = Sequence[Sequence[str]]
@@ -18,6 +20,20 @@ References = Sequence[Sequence[str]]
 
 Rows = Callable[[Sequence[str], References], Iterator[Sequence[float]]]
 """(predictions, references) -> the K statistics of each example in turn; whoever asks may show progress."""
+
+
+class ExampleError(InputError):
+    """An example that a metric cannot score."""
+
+    def __init__(self, number: int, what: str) -> None:
+        """Say which.
+
+        Args:
+            number: from 1.
+            what: is wrong with it, such as "has no reference. Give one."
+        """
+        super().__init__(f"Example {number} {what}")
+        self.number, self.what = number, what
 
 
 @dataclass(frozen=True, kw_only=True)

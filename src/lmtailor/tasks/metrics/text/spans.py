@@ -8,8 +8,7 @@ conlleval reads them: a tag that cannot go on begins a span.
 import re
 from collections.abc import Iterator, Sequence
 
-from lmtailor.core.errors import InputError
-from lmtailor.tasks.metrics.text.metric import Floats, References, TextMetric, mean
+from lmtailor.tasks.metrics.text.metric import ExampleError, Floats, References, TextMetric, mean
 
 _TAG = re.compile(r"O|[BIES](?:-.+)?")
 
@@ -30,10 +29,10 @@ def span_rows(predictions: Sequence[str], references: References) -> Iterator[Se
 def _tags(prediction: str, references: Sequence[str], number: int, metric: str) -> tuple[list[str], list[str]]:
     """The tags of an example and of its reference."""
     if len(references) != 1:
-        raise InputError(f"Example {number} has {len(references)} references, but {metric} compares tags with one. Give one.")
+        raise ExampleError(number, f"has {len(references)} references, but {metric} compares tags with one. Give one.")
     said, right = prediction.split(), references[0].split()
     if len(said) != len(right):
-        raise InputError(f"Example {number} has {len(said)} tags, but its reference {len(right)}. Give each token a tag.")
+        raise ExampleError(number, f"has {len(said)} tags, but its reference {len(right)}. Give each token a tag.")
     return said, right
 
 
@@ -41,7 +40,7 @@ def _spans(tags: Sequence[str], number: int) -> set[tuple[str, int, int]]:
     """(type, first token, last token) of each span."""
     for tag in tags:
         if not _TAG.fullmatch(tag):
-            raise InputError(f"Example {number} has the tag {tag!r}. Spans are read from tags such as B-PER, I-PER and O.")
+            raise ExampleError(number, f"has the tag {tag!r}. Spans are read from tags such as B-PER, I-PER and O.")
     from seqeval.metrics.sequence_labeling import get_entities  # slow to import
 
     return set(get_entities(list(tags)))

@@ -13,7 +13,7 @@ import numpy as np
 from lmtailor.core.errors import InputError
 from lmtailor.tasks.metrics.resampling import check_settings, draws, interval, two_sided_p
 from lmtailor.tasks.metrics.score import PairedTest, Score
-from lmtailor.tasks.metrics.text.metric import Floats, References, TextMetric
+from lmtailor.tasks.metrics.text.metric import ExampleError, Floats, References, TextMetric
 from lmtailor.tasks.metrics.text.table import get_text_metric
 
 Tell = Callable[[str, int, int], None]
@@ -148,7 +148,7 @@ def checked(metrics: Sequence[TextMetric], predictions: Sequence[str], reference
         for number, own in enumerate(references, start=1):
             if not own or not all(reference.strip() for reference in own):
                 found = "no reference" if not own else "an empty reference"
-                raise InputError(f"Example {number} has {found}, but {needing[0]} needs texts to compare with.")
+                raise ExampleError(number, f"has {found}, but {needing[0]} needs texts to compare with.")
     return references
 
 
