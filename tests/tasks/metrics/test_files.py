@@ -35,7 +35,8 @@ def test_one_reference_a_line_needs_no_blank_lines(tmp_path: Path) -> None:
 def test_records_have_predictions_references_or_both(tmp_path: Path) -> None:
     both = '{"id": 7, "prediction": "x", "references": ["a", "b"]}\n\n{"prediction": " ", "references": "c"}\n'
     outputs = read(tmp_path, both, suffixes=".jsonl")
-    assert outputs == Outputs(predictions=("x", " "), references=(("a", "b"), ("c",)), empty=(3,))
+    assert outputs == Outputs(predictions=("x", " "), references=(("a", "b"), ("c",)), lines=(1, 3))
+    assert outputs.empty == (3,)
     assert read(tmp_path, "x\n", '{"references": ["a", "b"]}\n', suffixes=".txt .jsonl").references == (("a", "b"),)
     apart = read(tmp_path, '{"prediction": "x"}\n', "a\nb\n", suffixes=".jsonl .txt")
     assert (apart.predictions, apart.references) == (("x",), (("a", "b"),))
