@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lmtailor.base.base import Base
-from lmtailor.core.errors import InputError
+from lmtailor.core.errors import InputError, UnsupportedError
 from lmtailor.edits.attach import attach
 from lmtailor.fit.fit import fit
 from lmtailor.fit.training import Training
@@ -190,3 +190,12 @@ def test_examples_that_lost_tokens_are_counted_once_whatever_they_are_run_as() -
         callbacks=[heard],
     )
     assert any(note.startswith("1 of 2 examples of train are longer") for note in heard.notes)
+
+
+def test_a_metric_that_cannot_run_here_is_told_before_the_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lmtailor.tasks.metrics.text.meteor.which", lambda name: None)
+    seen = Recorder()
+    task = replace(tagged(), metrics=("tag_accuracy", "meteor"))
+    with pytest.raises(UnsupportedError, match=r"meteor runs METEOR 1\.5"):
+        fit(tiny_base("bert"), task, method=LoRA(), readout=Tags(), training=QUICK, callbacks=[seen])
+    assert seen.first == -1

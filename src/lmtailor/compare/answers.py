@@ -100,22 +100,18 @@ def difference(metric: str, a: Sequence[AnyAnswers], b: Sequence[AnyAnswers], *,
     return paired_difference(metric, a_SN, b_SN, truth_a, truth_b, resamples=resamples)
 
 
-def check_measurable(task: Task, split: str) -> None:
-    """See before anything is fitted that answers alone give the metrics: those that are texts are tried on one reference.
+def check_measurable(task: Task) -> None:
+    """See before anything is fitted that answers alone give the metrics.
 
     Raises:
         InputError: perplexity, which is of a model's probabilities; or what a metric says, such as METEOR where there is no Java.
     """
-    if task.kind not in TEXT_KINDS:
-        return
-    if PERPLEXITY in task.metrics:
+    if task.kind in TEXT_KINDS and PERPLEXITY in task.metrics:
         raise InputError(
             "A comparison measures what routes answer, and perplexity is of a model's own probabilities. Name other metrics; the "
             "perplexity on dev is in the report's curves, and `lmtailor eval --metric perplexity` measures an adapter's."
         )
-    for own in task.split(split).references[:1]:
-        for metric in task.metrics:
-            text_statistics(metric, own[:1], [own])
+    task.try_metrics()
 
 
 def _stacked(seeds: Sequence[AnyAnswers]) -> tuple[Numbers, Numbers]:

@@ -259,7 +259,7 @@ def _ranking_split(task: Task) -> str:
         raise InputError(f"The task {task.name} has no train split, so there is nothing to compare methods on.")
     for name in ("test", "dev"):
         if name in task.splits and task.splits[name].labelled:
-            check_measurable(task, name)
+            check_measurable(task)
             return name
     raise InputError(f"The task {task.name} has neither a labelled test split nor a dev split to rank by. Name a file for one.")
 

@@ -218,6 +218,7 @@ def _plan(  # noqa: PLR0913 - what `fit` is given
         raise InputError(
             f"The task {task.name} has no train split, so nothing can be fitted. Use evaluate for zero-shot readouts."
         )
+    task.try_metrics()
     return _Plan(
         base=base,
         task=task,

@@ -12,7 +12,7 @@ _READ_BY: Mapping[TaskKind, str] = {
     "regression": "Head",
     "generation": "Text",
     "labelling": "Tags",
-    "span": "Span",
+    "span": 'Span; or read its files as kind = "generation", whose answers are written, and use Text',
 }
 """Kind of task -> the readouts that answer it, for messages."""
 

@@ -21,7 +21,10 @@ def text_columns(kind: TaskKind, text: str | Sequence[str]) -> tuple[str, ...]:
     """
     named = named_columns(text) or {"labelling": ("text",), "span": ("question", "context")}.get(kind, ())
     if not named:
-        raise InputError("Which column has the texts? Name it, two for a pair: --text COLUMN, or text under [columns] in a card.")
+        chats = " Conversations and instructions need none: chat = true in a card." if kind == "generation" else ""
+        raise InputError(
+            f"Which column has the texts? Name it, two for a pair: --text COLUMN, or text under [columns] in a card.{chats}"
+        )
     return named
 
 

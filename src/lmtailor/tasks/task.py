@@ -12,6 +12,7 @@ from lmtailor.tasks.example import TEXT_KINDS, Example, Split, TaskKind
 from lmtailor.tasks.few_shot import Shots, few_shot_splits
 from lmtailor.tasks.metrics import get_metric
 from lmtailor.tasks.metrics.direction import choosing_metric
+from lmtailor.tasks.metrics.text.statistics import text_statistics
 from lmtailor.tasks.metrics.text.table import PERPLEXITY, get_text_metric
 from lmtailor.tasks.overlap import overlap_notes
 from lmtailor.tasks.prompt import Prompt, named
@@ -117,6 +118,18 @@ class Task:
     def choosing(self) -> str:
         """The metric that chooses checkpoints and candidates on dev: the first; of texts that are written, perplexity."""
         return choosing_metric(self.kind, self.metrics)
+
+    def try_metrics(self) -> None:
+        """See before long work that the metrics of texts can be measured here: each is tried on one reference.
+
+        Raises:
+            InputError, UnsupportedError: what a metric says, such as METEOR where there is no Java.
+        """
+        own = next((one.references for split in self.splits.values() for one in split if one.references), None)
+        if self.kind in TEXT_KINDS and own is not None:
+            for metric in self.metrics:
+                if metric != PERPLEXITY:
+                    text_statistics(metric, own[:1], [own[:1]])
 
     @property
     def num_outputs(self) -> int:
