@@ -1,5 +1,6 @@
 """What a card proposes reaches the readout that it is for."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -40,7 +41,8 @@ CHOSEN = Task.from_records(
             {"readout": "options", "pattern": "{p} then {mask}"},
             {"pattern": "{p} then {mask}", "options": {"0": "x", "1": "y"}},
         ),
-        (CHOSEN, {}, {}),
+        (CHOSEN, {}, {"pattern": "{p} so {mask}", "options": {"0": "x", "1": "y"}}),
+        (replace(CHOSEN, prompts=()), {}, {}),
     ],
 )
 def test_what_a_card_proposes(task: Task, options: dict[str, Any], settings: dict[str, object]) -> None:
@@ -52,7 +54,7 @@ def test_what_a_card_proposes(task: Task, options: dict[str, Any], settings: dic
     [
         (WRITTEN, {"pattern": "{data}", "pattern_name": "first"}, "--pattern-name stands for a pattern"),
         (WRITTEN, {"pattern_name": "frist"}, "no pattern named 'frist'. Did you mean first"),
-        (CHOSEN, {"pattern": "{p}"}, "are for --readout verbalizer, text or options"),
+        (replace(CHOSEN, prompts=()), {"pattern": "{p}"}, "are for --readout verbalizer, text or options"),
         (CHOSEN, {"readout": "options", "word": ("0=a",)}, "--word is for --readout verbalizer"),
     ],
 )
