@@ -284,15 +284,23 @@ def sides(arguments: argparse.Namespace) -> dict[str, Callable[[], list[float]]]
 def timed(
     calls: Mapping[str, Callable[[], list[float]]], rounds: int, clock: Callable[[], float]
 ) -> tuple[dict[str, float], dict[str, list[float]]]:
-    """Median seconds of each side over alternating rounds, one more to warm up, and its losses."""
-    losses = {name: call() for name, call in calls.items()}
+    """Median seconds of each side over alternating rounds, and its losses."""
+    losses: dict[str, list[float]] = {}
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(rounds):
         for name, call in calls.items():
             began = clock()
-            call()
+            losses[name] = call()
             seconds[name].append(clock() - began)
+            print(f"{name}: {seconds[name][-1]:.2f} s", file=sys.stderr, flush=True)
     return {name: statistics.median(values) for name, values in seconds.items()}, losses
+
+
+def warm_up(arguments: argparse.Namespace) -> None:
+    """Run each side once, on at most 40 references."""
+    few = argparse.Namespace(**{**vars(arguments), "examples": min(arguments.examples, 40)})
+    for call in sides(few).values():
+        call()
 
 
 def resident() -> int:
@@ -354,6 +362,7 @@ def measure(arguments: argparse.Namespace) -> None:
 def report(arguments: argparse.Namespace) -> None:
     """Print a table."""
     began = time.perf_counter()
+    warm_up(arguments)
     calls = sides(arguments)
     seconds, losses = timed(calls, arguments.rounds, time.process_time if arguments.cpu_time else time.perf_counter)
     first = seconds.get("PEFT loop")

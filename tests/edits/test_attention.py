@@ -5,12 +5,15 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from transformers import DynamicCache
 
 from lmtailor.core.rng import generator
 from lmtailor.edits import attention
 from lmtailor.edits.attach import attach
 from lmtailor.edits.attention import Call, Layer, Pass
 from lmtailor.edits.prefix_slots import Prefixes
+from lmtailor.methods.prefix import Prefix
+from lmtailor.store.adapter import new_adapter
 from tests.edits.worn import BEAMS, apart, base_of, generated, left_padded, logits, noise, wear
 from tests.tiny import FAMILIES, tiny_base, tiny_inputs
 
@@ -125,7 +128,7 @@ def shapes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
 @pytest.mark.parametrize("key", WITHOUT_BIAS)
 def test_a_shared_prefix_is_never_expanded(key: str, shapes: list[tuple[int, int]]) -> None:
     base = base_of(key)
-    with torch.no_grad(), attach(base, wear(base, "prefix", length=3)):
+    with torch.no_grad(), attach(base, wear(base, "prefix", length=3), fast=True):
         logits(base, tiny_inputs(base, rows=5))
     layers = sum(site.attention is not None and not site.attention.cross for site in base.sites.values())
     assert shapes == [(5, 1)] * layers
@@ -136,10 +139,26 @@ def test_nor_in_generate_with_beams_and_mixed_rows(key: str, shapes: list[tuple[
     base = base_of(key)
     adapters = [wear(base, "prefix", seed, length=length) for seed, length in enumerate([2, 8])]
     inputs = left_padded(base, [4, 7, 2, 5])
-    with torch.no_grad(), attach(base, adapters, [1, 0, None, 1]):
+    with torch.no_grad(), attach(base, adapters, [1, 0, None, 1], fast=True):
         generated(base, inputs, tokens=3, **BEAMS)
     assert {keys for _, keys in shapes} == {1}
     assert {sequences for sequences, _ in shapes} >= {3, 6}, "beams of one row, and of two"
+
+
+def test_unasked_texts_are_read_by_the_implementation_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To the bit what a cache that begins with the prefix gives."""
+    base, calls = base_of("llama"), []
+    adapter = new_adapter(base, method=Prefix(length=3))
+    ids = tiny_inputs(base, rows=5)["input_ids"]
+    cache = DynamicCache()
+    for layer, (keys, values) in enumerate(adapter.state["block.*.attn.prefix_L2KND"]):
+        cache.update(keys.expand(5, -1, -1, -1), values.expand(5, -1, -1, -1), layer)
+    with torch.no_grad():
+        wanted = base.model(ids, past_key_values=cache).logits
+    monkeypatch.setattr(attention, "_merged", lambda *args: calls.append(args))
+    with torch.no_grad(), attach(base, adapter):
+        assert torch.equal(base.model(ids).logits, wanted)
+    assert not calls
 
 
 @pytest.mark.parametrize("key", ["gpt2", "llama", "gemma3_text", "bert", "bart"])

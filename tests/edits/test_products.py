@@ -89,8 +89,40 @@ def test_logits_are_the_plain_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     with attach(base, adapter), torch.no_grad():
         plain = base.model(ids).logits
     monkeypatch.setattr(products, "WEIGHTS", 0)
-    with attach(base, adapter), torch.no_grad():
+    with attach(base, adapter, fast=True), torch.no_grad():
         torch.testing.assert_close(base.model(ids).logits, plain, rtol=1e-5, atol=1e-5)
+
+
+@needs_wide_vectors
+def test_texts_that_are_read_keep_the_products_of_the_base(monkeypatch: pytest.MonkeyPatch) -> None:
+    base = tiny_base("llama")
+    ids = torch.tensor([[9, 10, 11]])
+    calls, product = [], products._product
+
+    def noted(x_MI: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> Tensor:
+        calls.append(len(x_MI))
+        return product(x_MI, weight_OI, bias_O)
+
+    monkeypatch.setattr(products, "_product", noted)
+    monkeypatch.setattr(products, "WEIGHTS", 0)
+    plain = base.model(ids).logits
+    adapter = new_adapter(base, method=LoRA(rank=2))
+    with attach(base, adapter):
+        cache = base.model(ids, use_cache=True)
+        assert not calls
+        assert torch.equal(cache.logits, plain)
+        base.model(torch.tensor([[12]]), past_key_values=cache.past_key_values)
+        assert calls
+        assert set(calls) == {1}
+        calls.clear()
+    with attach(base, adapter, fast=True):
+        base.model(ids)
+        assert set(calls) == {3}
+        calls.clear()
+    trained = adapter.with_state({name: value.clone().requires_grad_() for name, value in adapter.state.items()})
+    with attach(base, trained):
+        base.model(ids).logits.sum().backward()
+    assert calls
 
 
 def test_nothing_is_left_behind() -> None:

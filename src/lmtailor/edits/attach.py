@@ -96,7 +96,9 @@ _lock = threading.Lock()
 class Attached:
     """Adapters on a base. Made by `attach`; a context manager."""
 
-    def __init__(self, base: Base, adapters: Sequence[Attachable], rows: Sequence[int | None] | None) -> None:
+    def __init__(
+        self, base: Base, adapters: Sequence[Attachable], rows: Sequence[int | None] | None, *, fast: bool = False
+    ) -> None:
         self.base = base
         self.adapters = tuple(adapters)
         self._rows = Rows((0,), shared=True) if rows is None else Rows(tuple(rows))
@@ -104,7 +106,7 @@ class Attached:
         self._members = Members.among([adapter.edits for adapter in adapters])
         prompt_of = {part: ids for own, ids in zip(self._members.of, prompts, strict=True) for part in own}
         edits = tuple(_with_prompt(base, part, prompt_of[number]) for number, part in enumerate(self._members.parts))
-        self.engine = Engine(base, edits, self._members.rows(self._rows))
+        self.engine = Engine(base, edits, self._members.rows(self._rows), fast=fast)
         self._stations = stations(self.engine)
         self._stores = [PrefixStore(self.engine, stack) for stack in base.stacks]
         self._keep_virtual = any(adapter.reading is not None and adapter.reading.virtual for adapter in adapters)
@@ -113,7 +115,7 @@ class Attached:
             for stack, store in zip(base.stacks, self._stores, strict=True)
         ]
         self._swaps: list[WeightSwap] = swaps(base.model, edits, self.engine.rows.slots)
-        self._products = FastProducts(base.model) if not base.plain_products else None
+        self._products = FastProducts(base.model, reading=fast) if not base.plain_products else None
         self._guard = CheckpointGuard(self.engine, base.model)
         self._handles: list[Any] = []
         self._switched: list[tuple[Any, str]] = []
@@ -301,7 +303,9 @@ def check_free(base: Base) -> None:
         )
 
 
-def attach(base: Base, adapters: Attachable | Sequence[Attachable], rows: Sequence[int | None] | None = None) -> Attached:
+def attach(
+    base: Base, adapters: Attachable | Sequence[Attachable], rows: Sequence[int | None] | None = None, *, fast: bool = False
+) -> Attached:
     """Make adapters act on a base for the length of a `with` block.
 
     Args:
@@ -311,6 +315,10 @@ def attach(base: Base, adapters: Attachable | Sequence[Attachable], rows: Sequen
             its solo run (relative 1e-5 in float32). Under `generate` with beams, rows are those before expansion; every row is
             written by the base's LM head under its own adapter's edits, and a `Head` of the adapter, which answers in `read`
             alone, has no part in it.
+        fast: compute in the fastest order everywhere, as `fit`, `predict`, `score` and `generate` do. Otherwise texts that are
+            read without gradients keep the products and the attention of the base itself, so that logits are to the bit what
+            another program with the same ones gets; training and writing token by token are fast in any case. See
+            `edits/products.py`, `edits/attention.py`.
 
     Returns:
         A context manager; inside, `base.model(...)`, `base.model.generate(...)` and `attached.read(batch)` are adapted.
@@ -325,7 +333,7 @@ def attach(base: Base, adapters: Attachable | Sequence[Attachable], rows: Sequen
     if rows is None:
         if len(many) != 1:
             raise InputError(f"{len(many)} adapters need `rows`: for each row of the batch the index of its adapter, or None.")
-        return Attached(base, many, None)
+        return Attached(base, many, None, fast=fast)
     for row, slot in enumerate(rows):
         if slot is not None and not 0 <= slot < len(many):
             raise InputError(
@@ -334,7 +342,7 @@ def attach(base: Base, adapters: Attachable | Sequence[Attachable], rows: Sequen
             )
     if not rows:
         raise InputError("`rows` is empty: name one adapter (or None) for each row of the batch.")
-    return Attached(base, many, rows)
+    return Attached(base, many, rows, fast=fast)
 
 
 def _with_prompt(base: Base, edits: Edits, ids: tuple[int, ...]) -> Edits:

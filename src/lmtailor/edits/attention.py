@@ -56,6 +56,8 @@ class Layer:
     causal: bool
     cross: bool
     window: int | None = None
+    fast: bool = False
+    """Whether rows that share a prefix attend to it once also in texts that are read; else sums are the implementation's own."""
     bias_from: nn.Module | None = None
     """Where a relative position bias is computed (T5)."""
     recording: list[tuple[Tensor, Tensor]] | None = None
@@ -112,6 +114,7 @@ def _attend(call: Call) -> Output:
         call.implementation == "sdpa"
         and simple
         and not torch.is_grad_enabled()
+        and (layer.fast or call.query.shape[2] == 1)
         and _shares(layer.now.prefixes, call.query.shape[0])
     ):
         return _merged(call, layer, layer.now.prefixes), None

@@ -34,13 +34,14 @@ ROW_SETS = 8
 class Engine:
     """Plans for the rows of the batch, and what the current pass has left for its edits."""
 
-    def __init__(self, base: Base, adapters: Sequence[Edits], rows: Rows) -> None:
+    def __init__(self, base: Base, adapters: Sequence[Edits], rows: Rows, *, fast: bool = False) -> None:
         """Sort the edits by site.
 
         Args:
             base: the model.
             adapters: the edits of each adapter.
             rows: the adapter of each row.
+            fast: whether texts that are read may be computed in another order than the base's own.
 
         Raises:
             UnsupportedError: an edit that cannot act where it is put.
@@ -49,6 +50,7 @@ class Engine:
         self.dtype = base.dtype
         """Of the base's weights, and so of stacked tensors."""
         self.adapters = tuple(adapters)
+        self.fast = fast
         self.phase = "prefill"
         self.draw: int | None = None
         """What edits that choose by chance draw from in this pass; None outside of training."""

@@ -58,6 +58,7 @@ class PrefixStore:
                 causal=self.stack.causal,
                 cross=site.attention.cross,
                 window=site.attention.window,
+                fast=self.engine.fast,
                 bias_from=(module if own else first) if relative else None,
             )
 

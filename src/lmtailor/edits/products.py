@@ -5,7 +5,12 @@ oneDNN, which torch has too, uses them: the same product, rounded in another ord
 of a frozen module is rounded anew in every pass; here it is rounded once. So while something is attached, linear modules have a
 `forward` of their own instance. Nothing else of a module changes: its hooks act, and a replaced weight is the one that counts.
 
-Shapes: M rows, I inputs, O outputs.
+Another order of rounding is another result: behind the large states of an untrained prefix, logits of one model move by up to
+3e-5 of the largest. So where users run the model themselves, texts that are read without gradients keep the product that torch
+takes, and their logits are those of another program that has the same weights. Training, and writing one token after the other,
+are fast.
+
+Shapes: B rows of T tokens, M of them in all, I inputs, O outputs.
 """
 
 import functools
@@ -27,13 +32,14 @@ Plain = Callable[[Tensor], Tensor]
 class FastProducts:
     """The products of a model's linear modules, while installed. Off the CPU nothing changes."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, *, reading: bool) -> None:
         """Find the modules.
 
         Args:
             model: whose.
+            reading: also where texts of several tokens are read without gradients.
         """
-        self._model = model
+        self._model, self._reading = model, reading
         self._installed: list[nn.Module] = []
 
     def install(self) -> None:
@@ -42,7 +48,7 @@ class FastProducts:
             if type(module) in (nn.Linear, Conv1D) and "forward" not in module.__dict__:
                 weight = module._parameters["weight"]
                 if weight is not None and weight.device.type == "cpu":
-                    module.forward = _LinearForward(module, module.forward)
+                    module.forward = _LinearForward(module, module.forward, reading=self._reading)
                     self._installed.append(module)
 
     def remove(self) -> None:
@@ -66,8 +72,8 @@ def has_fast_products() -> bool:
 class _LinearForward:
     """What a linear module's `forward` is meanwhile."""
 
-    def __init__(self, module: nn.Module, plain: Plain) -> None:
-        self.module, self.plain = module, plain
+    def __init__(self, module: nn.Module, plain: Plain, *, reading: bool) -> None:
+        self.module, self.plain, self.reading = module, plain, reading
         self.turned = isinstance(module, Conv1D)
         """Whether the module holds Wᵀ (I, O)."""
         self._rounded: tuple[Tensor, torch.dtype, Tensor] | None = None
@@ -82,17 +88,22 @@ class _LinearForward:
                 return self.plain(x)
             rounded = self._as(weight, dtype)
             return nn.functional.linear(x, rounded.t() if self.turned else rounded, bias)
-        plain = weight.numel() < WEIGHTS or {x.dtype, weight.dtype} != {torch.float32} or not x.numel()
-        if plain or not has_fast_products():
+        small = weight.numel() < WEIGHTS or {x.dtype, weight.dtype} != {torch.float32} or not x.numel()
+        if small or not (self.reading or _learns_or_writes(x, weight)) or not has_fast_products():
             return self.plain(x)
         weight_OI = weight.t() if self.turned else weight
-        out: Tensor = _Linear.apply(x.reshape(-1, x.shape[-1]), weight_OI, bias)  # type: ignore[no-untyped-call]
+        multiply = _Linear.apply if torch.is_grad_enabled() else _product
+        out: Tensor = multiply(x.reshape(-1, x.shape[-1]), weight_OI, bias)
         return out.view(*x.shape[:-1], len(weight_OI))
 
     def _as(self, weight: Tensor, dtype: torch.dtype) -> Tensor:
         if self._rounded is None or self._rounded[0] is not weight or self._rounded[1] != dtype:
             self._rounded = weight, dtype, weight.detach().to(dtype)
         return self._rounded[2]
+
+
+def _learns_or_writes(x_BTI: Tensor, weight: Tensor) -> bool:
+    return x_BTI.requires_grad or weight.requires_grad or (x_BTI.dim() > 2 and x_BTI.shape[-2] == 1)
 
 
 class _Linear(Function):

@@ -63,7 +63,7 @@ class Loop:
         adapters = [member.adapter for member in self.members]
         rows = None if len(adapters) == 1 else range(len(adapters))
         fast = fast_kernels(self.base, lengths=self._lengths(), bfloat16=self.training.precision == "bfloat16")
-        with torch.random.fork_rng(devices=[]), fast, attach(self.base, adapters, rows) as attached:
+        with torch.random.fork_rng(devices=[]), fast, attach(self.base, adapters, rows, fast=True) as attached:
             try:
                 set_eval(self.base)
                 sources, dev_sources = self._sources(attached, notes)

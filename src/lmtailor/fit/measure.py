@@ -28,7 +28,7 @@ def choose_trained(member: Member) -> tuple[str, ...]:
     squares = {name: torch.zeros_like(value) for name, value in state.items()}
     order = torch.randperm(len(member.data.train), generator=generator(member.job.seed, "measure")).tolist()
     chosen = order[: method.samples]
-    with attach(base, replace(member.adapter, edits=probe)) as attached:
+    with attach(base, replace(member.adapter, edits=probe), fast=True) as attached:
         set_eval(base)
         whole = WholeModel(attached, member.reading, member.data.train, autocast(base, member.training))
         for index in chosen:

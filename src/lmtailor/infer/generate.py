@@ -189,7 +189,7 @@ class Writer:
             members = [own[i] for i in group.members]
             shared = items[members[0]].sequences[0][: group.length]
             led = Led(own=Likelihoods(form=input_form(self.base)), ids=shared)
-            with torch.no_grad(), attach(self.base, Attaching(edits=edits, reading=led)):
+            with torch.no_grad(), attach(self.base, Attaching(edits=edits, reading=led), fast=True):
                 for chosen in by_length([items[i] for i in members], self.batch_size):
                     numbers = [members[i] for i in chosen]
                     ids = [items[i].sequences[0][group.length :] for i in numbers]
@@ -209,7 +209,7 @@ class Writer:
         """Items of several adapters, in the same batches."""
         led = Led(own=Likelihoods(form=input_form(self.base)), ids=())
         attaching = [Attaching(edits=adapter.edits, reading=led) for adapter in adapters]
-        with torch.no_grad(), attach(self.base, attaching, slots) as attached:
+        with torch.no_grad(), attach(self.base, attaching, slots, fast=True) as attached:
             for numbers in by_length(items, self.batch_size):
                 with attached.narrowed([slots[i] for i in numbers]):
                     written = self._batch(numbers, [items[i].sequences[0] for i in numbers])

@@ -206,7 +206,7 @@ def _together(
 ) -> list[Tensor]:
     """Scores (units, C) of each input, in batches of all adapters."""
     out: dict[int, Tensor] = {}
-    with torch.no_grad(), attach(base, adapters, slots) as attached:
+    with torch.no_grad(), attach(base, adapters, slots, fast=True) as attached:
         for chunk in by_length(items, batch_size):
             groups = {slot: [i for i in chunk if slots[i] == slot] for slot in dict.fromkeys(slots[i] for i in chunk)}
             batches = [readings[slot].collate([items[i] for i in own]).to(base.device) for slot, own in groups.items()]

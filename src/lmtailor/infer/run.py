@@ -91,7 +91,7 @@ def run(
     for group in groups_of(base, edits, items):
         own = [_without(items[i], group.length) for i in group.members]
         led = Led(own=reading, ids=items[group.members[0]].sequences[0][: group.length])
-        with torch.no_grad(), attach(base, Attaching(edits=edits, reading=led)) as attached:
+        with torch.no_grad(), attach(base, Attaching(edits=edits, reading=led), fast=True) as attached:
             for chosen in divide(own):
                 batch = reading.collate([own[i] for i in chosen]).to(base.device)
                 sizes = [batch.per_row] * batch.size

@@ -133,7 +133,7 @@ class Search:
         trigger_S = torch.tensor(now.trigger, device=self.work.base.device)
         slot = int(torch.randint(len(now.trigger), (1,), generator=generator(self.work.seed, "slot", now.step)))
         fresh = self._window(2 * now.step + 1)
-        with attach(self.work.base, self.adapter) as attached:
+        with attach(self.work.base, self.adapter, fast=True) as attached:
             gradient_SH, before = self.loss.gradient(attached, self._window(2 * now.step), trigger_S)
             tokens_K = candidates(self.table_VH, gradient_SH[slot], self.allowed_V, now.trigger[slot], self.plan.candidates).to(
                 trigger_S.device
@@ -172,7 +172,7 @@ class Search:
         """The task's first metric, and the loss."""
         base, task = self.work.base, self.work.task
         adapter = plain_adapter(base, task, replace(self.readout, trigger=self.tokens(trigger)), seed=self.work.seed)
-        with attach(base, adapter) as attached:
+        with attach(base, adapter, fast=True) as attached:
             scores, loss = self.loss.measured(attached, self.dev, torch.tensor(trigger, device=base.device))
         predicted = decide(scores, task.kind).astype(float)
         reference = np.array([one.label for one in self.dev], dtype=float)

@@ -125,7 +125,7 @@ def _features(work: Work, readout: Verbalizer, rows: int) -> tuple[Tensor, Tenso
     train = work.task.split("train")
     items = [reading.encode(example) for example in train]
     parts: dict[int, Tensor] = {}
-    with torch.no_grad(), attach(work.base, adapter) as attached:
+    with torch.no_grad(), attach(work.base, adapter, fast=True) as attached:
         for chunk in by_length(items, rows):
             batch = reading.collate([items[i] for i in chunk]).to(work.base.device)
             states = attached.states(batch.inputs, batch.answer_N)

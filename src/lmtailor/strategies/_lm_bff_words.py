@@ -131,7 +131,7 @@ class Gap:
         assert reading is not None
         items = [reading.encode(example) for example in examples]
         out = torch.empty(len(items), self.base.output_size, dtype=self.base.dtype, device=self.base.device)
-        with torch.no_grad(), attach(self.base, self._adapter) as attached:
+        with torch.no_grad(), attach(self.base, self._adapter, fast=True) as attached:
             for indices in by_length(items, _BATCH):
                 batch = reading.collate([items[i] for i in indices]).to(self.base.device)
                 states = attached.own_states(0, attached.states(batch.inputs, batch.answer_N))

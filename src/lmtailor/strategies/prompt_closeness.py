@@ -130,7 +130,7 @@ def active_neurons(base: Base, adapter: Adapter) -> dict[str, Tensor]:
     inputs, place = _bare_input(base)
     front = _virtual(adapter, "front") + _virtual(adapter, "before_gap") if base.kind == "encoder" else 0
     read = place + front if base.kind == "encoder" else -1
-    with torch.no_grad(), attach(base, adapter), _outputs(base, chosen) as calls:
+    with torch.no_grad(), attach(base, adapter, fast=True), _outputs(base, chosen) as calls:
         base.hidden(inputs)
         out = {}
         for site in chosen:
