@@ -126,10 +126,12 @@ def test_cut_texts_are_counted(lmtailor: Command, encoder: Path, data: Path, tmp
     assert outcome.code == 0, outcome.err
     (line,) = outcome.warnings
     assert "test: 2 of 10 examples are longer than the model takes" in line
+    assert line.endswith(f"first example 'test/8' ({data / 'test.csv'}, line 10).")
     scored = lmtailor("eval", encoder, tmp_path / "out", "--task", data / "card.toml")
     assert "test: 2 of 10 examples" in scored.warnings[0]
     answered = lmtailor("predict", encoder, tmp_path / "out", "good " * 300, "bad")
     assert "input: 1 of 2 examples" in answered.warnings[0]
+    assert answered.warnings[0].endswith("first input 1.")
 
 
 @pytest.mark.parametrize(

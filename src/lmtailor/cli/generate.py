@@ -189,7 +189,7 @@ def _written(
                 stream=stream,
                 progress=tell,
             )
-            results.tell_cuts(sum(one.cut > 0 for one in found), len(found), "input")
+            results.tell_cuts([row.name for row, one in zip(rows, found, strict=True) if one.cut], len(found), "input")
             out += [replace(one.written, text=one.text) for one in found]
         else:
             prompts = [one for one in own if not isinstance(one, Row)]

@@ -167,12 +167,13 @@ def _answer(
     inputs: "Iterator[Input]",
     batch_size: int,
     decoding: "Decoding | None",
-) -> tuple[int, int]:
-    """Write the answers as they come; how many inputs were cut, and of how many."""
+) -> tuple[list[str], int]:
+    """Write the answers as they come; which inputs were cut, and of how many."""
     from lmtailor.cli import texts
     from lmtailor.infer.predict import predict
 
-    names, cut, total = list(adapters), 0, 0
+    names, total = list(adapters), 0
+    cut: list[str] = []
     for chunk in texts.in_chunks(inputs, CHUNK):
         slots = [names.index(one.adapter or "") for one in chunk]
         rows = [one.fields for one in chunk]
@@ -181,7 +182,7 @@ def _answer(
         for one, answer in zip(chunk, answers, strict=True):
             say.json_line(_line(one, answer))
         sys.stdout.flush()
-        cut += sum(one.cut > 0 for one in answers)
+        cut += [f"input {one.id!r}" for one, answer in zip(chunk, answers, strict=True) if answer.cut]
         total += len(chunk)
     return cut, total
 

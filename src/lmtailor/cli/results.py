@@ -1,6 +1,6 @@
 """Scores as a table, and what was cut."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from lmtailor.base.base import Base
 from lmtailor.cli import say
@@ -45,7 +45,8 @@ def write_scores(scores: Mapping[str, Scores], about: Mapping[str, str | None]) 
     say.json_line({**about, "scores": {split: own.to_mapping() for split, own in scores.items()}}, indent=2)
 
 
-def tell_cuts(count: int, total: int, what: str) -> None:
-    """Say how many texts lost their end, if any did."""
-    if count:
-        say.warn(f"{what}: {count} of {total} examples are longer than the model takes, or than max_length, and lost their end.")
+def tell_cuts(cut: Sequence[str], total: int, what: str) -> None:
+    """Say how many texts were cut, and which was the first, if any were."""
+    if cut:
+        count = f"{len(cut)} of {total} examples"
+        say.warn(f"{what}: {count} are longer than the model takes, or than max_length, and were cut; first {cut[0]}.")

@@ -232,7 +232,8 @@ def _answers(job: Job, base: Base, adapter: Adapter, watch: Watch) -> tuple[dict
             seconds = time.monotonic() - began
         answers[split] = answers_of(job.task, split, predictions.predicted)
         if predictions.cut:
-            notes.append(f"{predictions.cut} of {len(examples)} texts of {split} were cut to the model's length")
+            count, first = f"{len(predictions.cut)} of {len(examples)}", predictions.cut[0]
+            notes.append(f"{count} texts of {split} were cut to the model's length, first {first}")
     return answers, seconds, notes
 
 

@@ -8,6 +8,7 @@ from lmtailor.fit.training import Training
 from lmtailor.readouts.batch import Encoded
 from lmtailor.readouts.inquiry import Inquires, Inquiry
 from lmtailor.readouts.readout import Reading
+from lmtailor.tasks.example import Split
 from lmtailor.tasks.task import Task
 
 
@@ -26,7 +27,7 @@ class Data:
         Raises:
             InputError: no example of train has an answer to learn, or one that the readout refuses.
         """
-        self.training, self.seed = training, seed
+        self.task, self.training, self.seed = task, training, seed
         each = [reading.items(example) for example in task.split("train")]
         self.train: list[Encoded] = [item for own in each for item in own]
         """What is learned from."""
@@ -62,7 +63,7 @@ class Data:
     def notes(self) -> list[str]:
         """Splits of which texts lost their end, and what is left out."""
         both = (("train", self.train), ("dev", self.dev))
-        notes = [_cut_note(name, items) for name, items in both if any(item.cut for item in items)]
+        notes = [_cut_note(self.task.split(name), items) for name, items in both if any(item.cut for item in items)]
         if self.left_out:
             notes.append(f"{self.left_out:,} examples of train have no answer that the model sees, and are left out")
         return notes
@@ -80,7 +81,9 @@ class Data:
         return steps_in(len(self.train), size, accumulate)
 
 
-def _cut_note(split: str, items: Sequence[Encoded]) -> str:
+def _cut_note(split: Split, items: Sequence[Encoded]) -> str:
     most = {item.id: item.cut for item in sorted(items, key=lambda item: item.cut)}  # of an example's windows or references
     count, lost = f"{sum(map(bool, most.values())):,} of {len(most):,} examples", sum(most.values())
-    return f"{count} of {split} are longer than the model takes, or than max_length; {lost:,} tokens were cut off"
+    first = next(example.called for example in split if most.get(example.id))
+    longer = f"{count} of {split.name} are longer than the model takes, or than max_length"
+    return f"{longer}; {lost:,} tokens were cut off, first of {first}"

@@ -40,8 +40,8 @@ class Predictions:
     """Label indices, values in regression, or texts (objects) (n,)."""
     reference: NDArray[Any] | None
     """The truth, if all examples have one (n,); of texts the tuples of references (objects)."""
-    cut: int
-    """Examples of which tokens were cut off to fit the model."""
+    cut: tuple[str, ...]
+    """What messages call the examples of which tokens were cut off to fit the model."""
 
 
 def plain_adapter(base: Base, task: Task, readout: Readout, *, seed: int = 0) -> Adapter:
@@ -98,7 +98,7 @@ def predict_examples(
         scores_NC=scores.numpy(),
         predicted=decide(scores, reading.kind),
         reference=np.array(known) if len(known) == len(examples) else None,
-        cut=sum(item.cut > 0 for item in items),
+        cut=_cut(examples, [item.cut for item in items]),
     )
 
 
@@ -109,8 +109,12 @@ def _texts(examples: Sequence[Example], texts: Sequence[str], cut: Sequence[int]
         scores_NC=np.empty((len(examples), 0), dtype=np.float32),
         predicted=objects(texts),
         reference=objects([example.references for example in examples]) if all(one.references for one in examples) else None,
-        cut=sum(count > 0 for count in cut),
+        cut=_cut(examples, cut),
     )
+
+
+def _cut(examples: Sequence[Example], lost: Sequence[int]) -> tuple[str, ...]:
+    return tuple(example.called for example, count in zip(examples, lost, strict=True) if count)
 
 
 def objects(values: Sequence[object]) -> NDArray[Any]:
@@ -232,8 +236,8 @@ class Measured:
     """What an adapter scores on a split."""
 
     scores: Scores
-    cut: int
-    """Examples of which tokens were cut off to fit the model."""
+    cut: tuple[str, ...]
+    """What messages call the examples of which tokens were cut off to fit the model."""
 
 
 def measure_adapter(
@@ -256,7 +260,7 @@ def measure_adapter(
     likely = PERPLEXITY in task.metrics and task.kind == "generation"
     texts = replace(task, metrics=tuple(name for name in task.metrics if name != PERPLEXITY) or task.metrics)
     found: dict[str, Score] = {}
-    cut = 0
+    cut: tuple[str, ...] = ()
     if texts.metrics != (PERPLEXITY,):
         predictions = predict_split(
             base, texts, adapter, split=split, batch_size=batch_size, decoding=decoding, progress=progress

@@ -211,7 +211,7 @@ class _Study:
             before=tuple(int(label) for label in scores_NC.argmax(1)),
             after=after,
             shares=shares,
-            cut=found.cut,
+            cut=len(found.cut),
             seconds=time.monotonic() - began,
         )
 
