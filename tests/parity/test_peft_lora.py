@@ -13,6 +13,7 @@ from lmtailor.core.errors import AdapterFileError, UnsupportedError
 from lmtailor.edits.attach import attach
 from lmtailor.methods import method_name
 from lmtailor.methods.bitfit import BitFit
+from lmtailor.methods.ia3 import IA3
 from lmtailor.methods.lora import LoRA
 from lmtailor.methods.prefix import Prefix
 from lmtailor.methods.select import Select
@@ -61,13 +62,18 @@ OURS: list[tuple[str, LoRA | Union]] = [
     ("bart", LoRA(rank=3, alpha=4.0, at="encoder.embed")),
     ("llama", Union(parts=(LoRA(rank=2), Select(at="block.1.ffn.up, final_norm")))),
     ("bert", Union(parts=(Select(at="block.0.attn.o, block.*.norm2"), LoRA(rank=2, dora=True)))),
+    ("gpt2", Union(parts=(LoRA(rank=2), Select(at="embed")))),
+    ("opt", Union(parts=(LoRA(rank=2), Select(at="embed")))),
+    ("gemma3_text", Union(parts=(LoRA(rank=2), Select(at="embed")))),
 ]
 WITHOUT_FORM: list[tuple[str, Union, str]] = [
     ("bert", Union(parts=(LoRA(rank=2), BitFit())), r"PEFT stores biases whole.*export\(..., base=base\)"),
     ("bert", Union(parts=(LoRA(rank=2), Prefix(length=2))), "one method, .* this union has lora, prefix"),
     ("bert", Union(parts=(LoRA(rank=2), LoRA(rank=2, at="block.*.ffn.up"))), "one method, .* this union has lora, lora"),
     ("llama", Union(parts=(LoRA(rank=2), Select(at="block.*.attn.q"))), "PEFT does not adapt .*q_proj"),
-    ("gpt2", Union(parts=(LoRA(rank=2), Select(at="embed"))), "is the parameter of several modules of gpt2"),
+    ("bert", Union(parts=(LoRA(rank=2), Select(at="embed"))), "is the parameter of several modules of bert"),
+    ("t5", Union(parts=(LoRA(rank=2), Select(at="encoder.embed"))), "is the parameter of several modules of t5"),
+    ("gpt2", Union(parts=(IA3(), Select(at="embed"))), "is the parameter of several modules of gpt2"),
 ]
 
 

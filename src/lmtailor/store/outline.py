@@ -1,6 +1,5 @@
 """What the files of an adapter must know of its base, when the base itself is no longer at hand."""
 
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -29,8 +28,8 @@ class Outline:
     """Paths of all modules of the model."""
     conv1d: frozenset[str]
     """Paths of the projections that store their weight as (in, out)."""
-    shared: frozenset[str]
-    """Paths of the parameters that are also those of another module."""
+    shared: Mapping[str, tuple[str, ...]]
+    """Paths of the parameters that are also those of another module, each with all paths of the same one, itself among them."""
     embed_scales: Mapping[str, float]
     """Paths of the word embeddings that multiply what they give themselves (Gemma 3, BART), with the factor."""
     trunk: str
@@ -43,7 +42,9 @@ class Outline:
         """That of a base."""
         modules = dict(base.model.named_modules(remove_duplicate=False))
         parameters = list(base.model.named_parameters(remove_duplicate=False))
-        times = Counter(id(value) for _, value in parameters)
+        owners: dict[int, list[str]] = {}
+        for path, value in parameters:
+            owners.setdefault(id(value), []).append(path)
         trunk = next((path for path, module in modules.items() if module is base.trunk), "")
         return cls(
             family=base.family.name,
@@ -54,7 +55,7 @@ class Outline:
             stacks=base.stacks,
             modules=tuple(path for path in modules if path),
             conv1d=frozenset(path for path, module in modules.items() if isinstance(module, Conv1D)),
-            shared=frozenset(path for path, value in parameters if times[id(value)] > 1),
+            shared={path: tuple(own) for own in owners.values() if len(own) > 1 for path in own},
             embed_scales={
                 site.module: float(getattr(modules[site.module], "embed_scale", 1.0))
                 for site in base.sites.values()

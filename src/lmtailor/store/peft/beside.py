@@ -81,20 +81,19 @@ class Parts:
 def whole_modules(edits: Iterable[Edit], target: Target) -> tuple[tuple[str, ...], dict[str, DenseWeight]]:
     """Replaced parameters as PEFT stores them: `modules_to_save`, and the edits by the names of their tensors.
 
+    A parameter of several modules stands there for each of them.
+
     Raises:
-        UnsupportedError: PEFT would train another module too, or part a parameter from others that share it.
+        UnsupportedError: PEFT would train another module too.
     """
     outline, modules, out = target.outline, set(), {}
     for edit in edits:
         assert isinstance(edit, DenseWeight)
-        if edit.site in outline.shared:
-            raise UnsupportedError(
-                f"{edit.site} is the parameter of several modules of {outline.family}. PEFT would train one of them apart."
-            )
-        module, _, field = edit.site.rpartition(".")
-        path = module_path(outline, module, target.task)
-        modules.add(path)
-        out[f"{PREFIX}{path}.{field}"] = edit
+        for owner in outline.shared.get(edit.site, (edit.site,)):
+            module, _, field = owner.rpartition(".")
+            path = module_path(outline, module, target.task)
+            modules.add(path)
+            out[f"{PREFIX}{path}.{field}"] = edit
     for module in outline.modules:
         inside = target.task != "SEQ_CLS" or outline.in_trunk(module) is not None
         path = module_path(outline, module, target.task) if inside else module

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lmtailor.base.base import Base
 from lmtailor.core.errors import AdapterFileError, InputError, UnsupportedError
-from lmtailor.edits.kinds import PromptEdit
+from lmtailor.edits.kinds import DenseWeight, PromptEdit
 from lmtailor.methods import catalogue, method_name
 from lmtailor.store.adapter import READOUT, Adapter
 from lmtailor.store.outline import Outline
@@ -62,8 +62,11 @@ def peft_form(adapter: Adapter, task: TaskType, base: Base | None = None) -> Pef
         "inference_mode": True,
         "modules_to_save": list(saved) or None,
     }
-    biases = {"bias": "all"} if parts.biases else {}
-    return PeftForm(task=task, config={**config, **own, **biases}, tensors=_tensors(parts, kind, target))
+    if parts.biases:
+        own["bias"] = "all"
+    if _tied(parts):
+        own["ensure_weight_tying"] = True
+    return PeftForm(task=task, config={**config, **own}, tensors=_tensors(parts, kind, target))
 
 
 def peft_tensors(adapter: Adapter, task: TaskType) -> dict[str, Tensor]:
@@ -75,7 +78,18 @@ def peft_tensors(adapter: Adapter, task: TaskType) -> dict[str, Tensor]:
 def _checked_kind(adapter: Adapter, parts: Parts, task: TaskType) -> PeftKind:
     if task == "SEQ_CLS":
         _check_pooling(adapter)
-    return _kind_of(parts)
+    kind, tied = _kind_of(parts), _tied(parts)
+    outline = outline_of(adapter)
+    if tied and (task == "SEQ_CLS" or outline.kind != "decoder" or not kind.ties_weights):
+        raise UnsupportedError(
+            f"{tied[0]} is the parameter of several modules of {outline.family}. PEFT would train one of them apart."
+        )
+    return kind
+
+
+def _tied(parts: Parts) -> list[str]:
+    """The parameters of several modules that are trained whole."""
+    return [edit.site for edit in parts.modules if isinstance(edit, DenseWeight) and edit.site in outline_of(parts.whole).shared]
 
 
 def _head(adapter: Adapter, task: TaskType) -> Mapping[str, Tensor]:

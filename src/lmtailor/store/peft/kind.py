@@ -74,6 +74,8 @@ class PeftKind(ABC):
     """Whether tensors are named by modules. If so, task types that differ in the generation class alone are the same."""
     trains_biases: ClassVar[bool] = False
     """Whether a folder may hold biases of the base that were trained with the method."""
+    ties_weights: ClassVar[bool] = False
+    """Whether modules that share a weight may be trained as one, by `ensure_weight_tying`, which PEFT can in causal decoders."""
 
     @property
     def head(self) -> str:

@@ -32,6 +32,7 @@ class LoraKind(PeftKind):
     keys: ClassVar[frozenset[str]] = KEYS
     at_rest: ClassVar[Mapping[str, tuple[Any, ...]]] = AT_REST
     trains_biases: ClassVar[bool] = True
+    ties_weights: ClassVar[bool] = True
 
     def config(self, adapter: Adapter, target: Target) -> dict[str, Any]:
         """Ranks, scales and the names of modules."""

@@ -95,7 +95,7 @@ def named_sites(folder: Folder, ending: str, kind: SiteKind) -> dict[str, Site]:
         raise AdapterFileError(f"{TENSORS} has no tensor whose name ends in {ending}.")
     outline = folder.outline
     # What shares its weight with a module that is named is adapted with it, and not named itself.
-    tied = outline.shared if flag(folder.config, "ensure_weight_tying") else frozenset()
+    tied = outline.shared if flag(folder.config, "ensure_weight_tying") else {}
     check_targets(folder.config, [path for path in paths if f"{outline.find(path)}.weight" not in tied])
     own = {site.module: site for site in outline.sites.values() if site.kind == kind and site.part is None}
     found: dict[str, Site] = {}
