@@ -230,7 +230,8 @@ def _dev(members: Sequence[_Member], content: MixtureFile) -> Split | None:
 
 def _example(member: _Member, example: Example, template: Asking, asked: Asked, *, id_: str) -> Example:
     fields = {INPUT: asked.input, SET: member.name, TEMPLATE: template.name}
-    return Example(id=id_, fields=fields, references=(asked.target,), place=f"{example.id} of {member.name}, {template.name}")
+    place = f"{example.place or example.id} of {member.name}, {template.name}"
+    return Example(id=id_, fields=fields, references=(asked.target,), place=place)
 
 
 def _check_apart(learned: _Member, held: Sequence[_Member]) -> None:

@@ -29,7 +29,7 @@ class ConsoleCallback(HearsAsked):
         share = 100 * event.trained / max(1, event.total)
         self.console.print(
             f"{_who(event.name)}[bold]{event.method}[/] · {event.readout} · {event.trained:,} trained numbers "
-            f"({share:.2g} % of the base) · {event.examples:,} examples · {event.steps:,} steps"
+            f"({share:.2g} % of the base) · {_counted(event.examples, 'example')} · {_counted(event.steps, 'step')}"
         )
         for note in event.notes:
             self.console.print(f"  [dim]{escape(note)}[/]")
@@ -87,7 +87,12 @@ class ConsoleCallback(HearsAsked):
         if self._progress is not None and not self._fits:
             self._progress.stop()
             self._progress = None
-        self.console.print(f"  {_who(event.name)}{event.reason} after {event.step} steps, {event.seconds:.1f} s", highlight=False)
+        done = f"{event.reason} after {_counted(event.step, 'step')}, {event.seconds:.1f} s"
+        self.console.print(f"  {_who(event.name)}{done}", highlight=False)
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 @dataclass
