@@ -20,6 +20,7 @@ from lmtailor.infer.written import Ending, Generated
 from lmtailor.methods import method_class
 from lmtailor.methods.prefix import Prefix
 from lmtailor.methods.select import Select
+from lmtailor.readouts.head import Head
 from lmtailor.store.adapter import Adapter
 from tests.store.adapters import moved_adapter
 from tests.tiny import tiny_base
@@ -145,6 +146,16 @@ def test_different_lm_heads_in_one_call_are_refused(tied: bool) -> None:
     (expected,) = generate(base, adapters[0], PROMPTS[:1], max_new_tokens=NEW)
     assert list(expected.tokens) == plain(base, adapters[0], PROMPTS[0])
     assert generate(base, adapters, PROMPTS[:1], rows=[0], max_new_tokens=NEW) == [expected]
+
+
+def test_heads_of_several_adapters_in_one_call_are_refused() -> None:
+    base = tiny_base("llama")
+    lora = method_class("lora")()
+    adapters = [moved_adapter(base, lora, Head(pooling="last"), seed=seed) for seed in (0, 1)] + [moved_adapter(base, lora)]
+    with pytest.raises(UnsupportedError, match=r"Adapters 1 and 0 have heads of their own.*Use predict.*once for each"):
+        generate(base, adapters, PROMPTS[:3], rows=[2, 1, 0])
+    mixed = generate(base, adapters, PROMPTS[:3], rows=[2, 1, None], max_new_tokens=NEW)
+    assert list(mixed[1].tokens) == plain(base, adapters[1], PROMPTS[1])
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])

@@ -29,7 +29,7 @@ from lmtailor.readouts.batch import Encoded
 from lmtailor.readouts.prompts import first_tokens
 from lmtailor.readouts.readout import input_form
 from lmtailor.readouts.words import plain_ids
-from lmtailor.store.adapter import virtual_tokens
+from lmtailor.store.adapter import Adapter, virtual_tokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +61,8 @@ def generate(
 
     Args:
         base: a causal or an encoder-decoder model with LM head.
-        adapters: one for all prompts, several with `rows`, or None for the plain base. Their readouts play no part.
+        adapters: one for all prompts, several with `rows`, or None for the plain base. A readout plays no part, but two
+            heads of adapters' own in one call are refused: who asks two classifiers mostly wants their labels.
         prompts: the texts. The tokenizer's special tokens are put before them, and behind an encoder's.
         rows: for each prompt the index of its adapter, or None for the plain base. They share batches, unless an adapter
             replaces weights. Where one replaces the LM head, all rows must be its own.
@@ -77,7 +78,7 @@ def generate(
     Raises:
         InputError: settings out of range, or that would be ignored; a prompt without a token, or that leaves no room for
             `max_new_tokens`; rows that do not fit.
-        UnsupportedError: a masked model, or one without LM head; rows with different LM heads.
+        UnsupportedError: a masked model, or one without LM head; rows with different heads.
     """
     if isinstance(prompts, str):
         raise InputError("`prompts` is one text; give a list of texts.")
@@ -264,7 +265,8 @@ def _check_one_head(base: Base, adapters: Sequence[HasEdits], slots: Sequence[in
     """One LM head writes.
 
     Raises:
-        UnsupportedError: some rows' adapter replaces it, and others' does not or by another.
+        UnsupportedError: some rows' adapter replaces it, and others' does not or by another; or several have heads that answer
+            without it.
     """
     head = base.sites.parameters("lm_head")
     tied = {path for path, own in base.model.named_parameters(remove_duplicate=False) if any(own is one for one in head.values())}
@@ -278,6 +280,17 @@ def _check_one_head(base: Base, adapters: Sequence[HasEdits], slots: Sequence[in
                 "Call generate once for each such adapter. Adapters that train the head by a method such as LoRA(at='lm_head') "
                 "share batches."
             )
+    headed = [slot for slot in used if slot is not None and _has_head(adapters[slot])]
+    if len(headed) > 1:
+        raise UnsupportedError(
+            f"Adapters {headed[0]} and {headed[1]} have heads of their own, which give labels or numbers and write nothing. Use "
+            "predict for what they answer; for what the base's LM head writes under each, call generate once for each."
+        )
+
+
+def _has_head(adapter: HasEdits) -> bool:
+    """Whether an adapter answers by a trained head of its own."""
+    return isinstance(adapter, Adapter) and adapter.reading is not None and bool(adapter.reading.parameters())
 
 
 def _item(base: Base, edits: Edits, prompt: Prompt, decoding: Decoding) -> Encoded:
