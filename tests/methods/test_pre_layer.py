@@ -87,7 +87,7 @@ def test_what_blocks_make_of_the_tokens_is_thrown_away() -> None:
             with attach(base, Worn(one)), inputs_of(base.module(base.stacks[0].blocks[1])) as seen:
                 logits(base, tiny_inputs(base))
             kept.append(seen)
-    assert torch.equal(kept[0][0], kept[1][0]), "the prompt's own pass"
+    assert torch.equal(kept[0][0][:, :3], kept[1][0][:, :3]), "the prompt's own pass"
     assert not torch.equal(kept[0][1], kept[1][1]), "the input's"
 
 

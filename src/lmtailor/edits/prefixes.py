@@ -24,6 +24,10 @@ from lmtailor.edits.groups import Rows
 from lmtailor.edits.kinds import PrefixEdit, PromptEdit
 from lmtailor.edits.prefix_slots import Prefixes
 
+LANES = 16
+"""A prompt is run with padding behind it up to a multiple of so many tokens, as many as the widest vector has numbers. Then
+attention over it is summed as it is in front of an input, and what it leaves is, to the bit, what it would leave there."""
+
 KeyValues = tuple[Tensor, Tensor]
 """Keys and values of one layer and one adapter, each (K, N, D)."""
 
@@ -216,12 +220,11 @@ class PrefixStore:
         for slot in slots:
             with self.engine.narrowed(Rows((slot,))):
                 rows.append(torch.cat([edit.embeddings(embedding).to(base.dtype) for edit in self._prompts(slot)]))
-        longest = max(len(row) for row in rows)
-        if self.stack.max_positions is not None and longest > self.stack.max_positions:
-            raise InputError(
-                f"A prompt of {longest} tokens is longer than the model's {self.stack.max_positions} positions. "
-                "Take a shorter one."
-            )
+        longest, room = max(len(row) for row in rows), self.stack.max_positions
+        if room is not None and longest > room:
+            raise InputError(f"A prompt of {longest} tokens is longer than the model's {room} positions. Take a shorter one.")
+        whole = -(-longest // LANES) * LANES
+        longest = whole if room is None else min(whole, room)
         embeds_SNH = torch.stack([F.pad(row, (0, 0, 0, longest - len(row))) for row in rows])
         before, passes = self.engine.recording, {name: layer.now for name, layer in self.layers.items()}
         self.engine.recording = True
