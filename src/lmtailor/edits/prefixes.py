@@ -26,7 +26,7 @@ from lmtailor.edits.prefix_slots import Prefixes
 
 LANES = 16
 """A prompt is run with padding behind it up to a multiple of so many tokens, as many as the widest vector has numbers. Then
-attention over it is summed as in front of an input that is no shorter, and what it leaves is, to the bit, what it leaves there."""
+attention over it is summed as in front of an input that is no shorter: what it leaves is, to the bit, what it leaves there."""
 
 KeyValues = tuple[Tensor, Tensor]
 """Keys and values of one layer and one adapter, each (K, N, D)."""
