@@ -6,7 +6,7 @@ of a frozen module is rounded anew in every pass; here it is rounded once. So wh
 `forward` of their own instance. Nothing else of a module changes: its hooks act, and a replaced weight is the one that counts.
 
 Another order of rounding is another result: behind the large states of an untrained prefix, logits of one model move by up to
-3e-5 of the largest. So where users run the model themselves, texts that are read without gradients keep the product that torch
+1e-3 of the largest. So where users run the model themselves, texts that are read without gradients keep the product that torch
 takes, and their logits are those of another program that has the same weights. Training, and writing one token after the other,
 are fast.
 

@@ -150,7 +150,7 @@ def _extra(folder: Folder, name: str) -> Extra | None:
     if path not in parameters or (folder.task == "SEQ_CLS" and folder.outline.in_trunk(module) is None):
         return None
     site = next((site for site in folder.base.sites.values() if site.module == module and site.part is None), None)
-    owners = [other for other, value in parameters.items() if value is parameters[path]]
+    owners = folder.outline.shared.get(path, (path,))
     tied = len(owners) > 1 and flag(config, "ensure_weight_tying") and all(_stored(folder, owner) for owner in owners)
     saved = [asked, *(owner.rpartition(".")[0] for owner in owners if tied)]
     if folder.task != "SEQ_CLS" and any(_saved(config, one) for one in saved):
