@@ -7,10 +7,11 @@ from torch.nn import functional as F
 
 from lmtailor.base.base import Base
 from lmtailor.core.errors import InputError, StateError, UnsupportedError
+from lmtailor.edits import prefixes
 from lmtailor.edits.attach import attach
 from lmtailor.edits.kinds import TokenPrompt
-from tests.edits.worn import BEAMS, Given, Worn, apart, base_of, generated, left_padded, logits, noise, row, wear, worn
-from tests.tiny import FAMILIES, kind_of, tiny_inputs
+from tests.edits.worn import BEAMS, Given, Worn, apart, base_of, generated, inputs_of, left_padded, logits, noise, row, wear, worn
+from tests.tiny import FAMILIES, kind_of, tiny_base, tiny_inputs
 
 ENCODERS = [key for key in FAMILIES if kind_of(key) == "encoder"]
 SEQ2SEQ = [key for key in FAMILIES if kind_of(key) == "encoder-decoder"]
@@ -158,3 +159,17 @@ def test_a_tuple_cannot_be_shortened() -> None:
     base = base_of("bert")
     with attach(base, prompted(base)[1]), pytest.raises(StateError, match="return_dict=True"):
         base.trunk(**tiny_inputs(base), return_dict=False)
+
+
+@pytest.mark.parametrize("room", [32, 12])
+def test_a_prompt_is_run_as_wide_as_a_vector_where_there_is_room(room: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What stands behind it is padding: it changes nothing of what the prompt leaves."""
+    base = tiny_base("gpt2", n_positions=room)
+    inputs, prompt = tiny_inputs(base), wear(base, "soft_prompt", length=5)
+    with torch.no_grad(), inputs_of(base.module(base.stacks[0].blocks[1])) as seen, attach(base, prompt):
+        wide = logits(base, inputs)
+    assert seen[0].shape[1] == min(prefixes.LANES, room)
+    monkeypatch.setattr(prefixes, "LANES", 1)
+    with torch.no_grad(), inputs_of(base.module(base.stacks[0].blocks[1])) as seen, attach(base, prompt):
+        assert apart(logits(base, inputs), wide) < 1e-5
+    assert seen[0].shape[1] == 5
